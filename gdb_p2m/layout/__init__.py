@@ -1,0 +1,1 @@
+"""Step 0: the documented facts as data, each with its source. No logic, no I/O."""

@@ -1,0 +1,225 @@
+"""The one protocol of all sources: machine memory that can be read, and what is known about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gdb_p2m.errors import Unreadable
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, MachineAddress
+
+Pages = npt.NDArray[np.uint8]
+"""Shape (n, 4096)."""
+Mask = npt.NDArray[np.bool_]
+
+BATCH_PAGES = 2048
+"""Pages per step of iter_pages: 8 MiB, which stays in the last-level cache while it is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Machine memory from `start` to `end` (exclusive), bytes."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class CpuState:
+    """One CPU's note: `cr3` (machine address of the page table it had loaded) when the format has it."""
+
+    index: int
+    registers: dict[str, int]
+
+    @property
+    def cr3(self) -> int | None:
+        """CR3, or None when the format does not carry it."""
+        return self.registers.get("cr3")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An ELF note: name without NUL, type, descriptor."""
+
+    name: str
+    type: int
+    desc: bytes
+
+
+@dataclass
+class SourceInfo:
+    """What `identify` says of a source.
+
+    format: "ELF vmcore"...; writer: who wrote it, with the evidence; loses: what the format does not
+    hold, one sentence each. problems: contradictions found while opening (rule DMP-001), as
+    (machine or file position, message).
+    """
+
+    format: str
+    writer: str
+    path: str
+    machine: str
+    cpus: list[CpuState] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    loses: list[str] = field(default_factory=list)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    live: bool = False
+
+
+@dataclass
+class ReadCounters:
+    """How much was asked of a source: `pages` served, `requests` made to the backend."""
+
+    pages: int = 0
+    requests: int = 0
+
+
+def merge_extents(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Sorted, with touching and overlapping extents joined."""
+    merged: list[Extent] = []
+    for e in sorted(extents, key=lambda e: (e.start, e.end)):
+        if e.end <= e.start:
+            continue
+        if merged and e.start <= merged[-1].end:
+            merged[-1] = Extent(merged[-1].start, max(merged[-1].end, e.end))
+        else:
+            merged.append(e)
+    return tuple(merged)
+
+
+def contiguous_groups(mfns: FrameArray) -> Iterator[tuple[int, int]]:
+    """(first index, count) of each stretch of consecutive frames in `mfns`."""
+    if not len(mfns):
+        return
+    edges = np.flatnonzero(np.diff(mfns) != 1) + 1
+    starts = np.concatenate(([0], edges))
+    ends = np.concatenate((edges, [len(mfns)]))
+    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield a, b - a
+
+
+class Source(ABC):
+    """Machine memory. Subclasses give `info`, `extents` and `_read`; the rest stands on them."""
+
+    info: SourceInfo
+
+    def __init__(self) -> None:
+        self.counters = ReadCounters()
+
+    @abstractmethod
+    def extents(self) -> tuple[Extent, ...]:
+        """What this source holds (or, for a format with filtered pages, could hold), merged and sorted."""
+
+    @abstractmethod
+    def _read(self, address: int, size: int) -> bytes | memoryview:
+        """Bytes that lie wholly inside the source. Raises Unreadable with the first bad address."""
+
+    def close(self) -> None:
+        """Release files; reading afterwards is an error of the caller."""
+
+    def missing_reason(self, address: int) -> str:
+        """Why `address` cannot be read, for messages."""
+        return "not in the dump"
+
+    def end(self) -> int:
+        """Machine address after the last byte that this source holds; 0 for none."""
+        extents = self.extents()
+        return extents[-1].end if extents else 0
+
+    def ram_end(self) -> int:
+        """Like `end`, without the ROM below 4 GiB that some writers add (seen: QEMU, 0xfffc0000)."""
+        ends = [e.end for e in self.extents() if not 0xF000_0000 <= e.start < 1 << 32]
+        return max(ends, default=0)
+
+    def holds(self, address: int, size: int = 1) -> bool:
+        """Whether the extents cover address..address+size-1 (filtered pages inside still count)."""
+        extents = self.extents()
+        lo, hi = 0, len(extents)
+        while lo < hi:
+            mid = (lo + hi) // 2
+            if extents[mid].end <= address:
+                lo = mid + 1
+            else:
+                hi = mid
+        return lo < len(extents) and extents[lo].start <= address and address + size <= extents[lo].end
+
+    def read(self, address: int, size: int) -> bytes | memoryview:
+        """`size` bytes of machine memory. Raises Unreadable."""
+        self.counters.requests += 1
+        self.counters.pages += ((address + size - 1) >> PAGE_SHIFT) - (address >> PAGE_SHIFT) + 1
+        return self._read(address, size)
+
+    def read_pages(self, mfns: FrameArray) -> tuple[Pages, Mask]:
+        """Pages `mfns` (shape (n, 4096), possibly a read-only view) and which of them could be read.
+
+        Rows of pages that could not be read hold zeros and False in the mask: look at the mask first.
+        """
+        ok = np.ones(len(mfns), dtype=bool)
+        groups = list(contiguous_groups(mfns))
+        if len(groups) == 1:
+            view = self._try_run(int(mfns[0]), len(mfns))
+            if view is not None:
+                return view, ok
+        out = np.zeros((len(mfns), PAGE_SIZE), dtype=np.uint8)
+        for first, count in groups:
+            self._fill(out, ok, mfns, first, count)
+        return out, ok
+
+    def _try_run(self, mfn: int, count: int) -> Pages | None:
+        if mfn < 0:
+            return None
+        try:
+            data = self.read(mfn << PAGE_SHIFT, count << PAGE_SHIFT)
+        except Unreadable:
+            return None
+        return np.frombuffer(data, dtype=np.uint8).reshape(count, PAGE_SIZE)
+
+    def _fill(self, out: Pages, ok: Mask, mfns: FrameArray, first: int, count: int) -> None:
+        """Read one stretch of frames, halving it where a part cannot be read."""
+        pages = self._try_run(int(mfns[first]), count)
+        if pages is not None:
+            out[first : first + count] = pages
+        elif count == 1:
+            ok[first] = False
+        else:
+            half = count // 2
+            self._fill(out, ok, mfns, first, half)
+            self._fill(out, ok, mfns, first + half, count - half)
+
+    def iter_pages(self, mfns: FrameArray, batch: int = BATCH_PAGES) -> Iterator[tuple[slice, Pages, Mask]]:
+        """read_pages in steps, so that memory stays bounded whatever the length of `mfns`."""
+        for a in range(0, len(mfns), batch):
+            part = slice(a, min(a + batch, len(mfns)))
+            pages, ok = self.read_pages(mfns[part])
+            yield part, pages, ok
+
+    def read_u64(self, address: int) -> int:
+        """One little-endian 64-bit word. Raises Unreadable."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+    def strided_u64(self, extent: Extent, offset: int) -> npt.NDArray[np.uint64]:
+        """Word at byte `offset` of every whole page of `extent`: for scans over all of memory.
+
+        Unreadable pages give 0. Subclasses with mapped files do it without copying.
+        """
+        first = -(-extent.start // PAGE_SIZE)
+        last = extent.end // PAGE_SIZE
+        frames = np.arange(first, last, dtype=np.int64)
+        words = np.zeros(len(frames), dtype=np.uint64)
+        for part, pages, _ok in self.iter_pages(frames):
+            words[part] = np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
+        return words
+
+
+def as_u64(pages: Pages) -> npt.NDArray[np.uint64]:
+    """(n, 4096) bytes as (n, 512) little-endian words."""
+    return np.ascontiguousarray(pages).view(np.uint64)
+
+
+def address_of_page(mfn: int) -> MachineAddress:
+    """First byte of a frame."""
+    return MachineAddress(mfn << PAGE_SHIFT)

@@ -1,0 +1,1 @@
+"""Step 4 of the data flow: structures as typed records that keep their address."""

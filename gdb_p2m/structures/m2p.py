@@ -1,0 +1,132 @@
+"""Xen's machine-to-physical table, read through the guest's page table in bulk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gdb_p2m.errors import Unreadable, Untranslatable
+from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
+from gdb_p2m.sources.base import Mask, contiguous_groups
+from gdb_p2m.spaces.radix import Status
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, MachineAddress, Mfn, U64Array
+
+
+@dataclass(frozen=True, slots=True)
+class M2pEntry:
+    """One entry: `address` (machine) where it was read, `raw`, and what it says."""
+
+    mfn: Mfn
+    address: MachineAddress
+    raw: int
+    meaning: str
+
+    @property
+    def pfn(self) -> int | None:
+        """The PFN, or None for an invalid, shared or otherwise flagged entry."""
+        return None if self.raw >> 63 else self.raw
+
+
+def meaning(raw: int, bits: int = 64) -> str:
+    """An M2P entry in words."""
+    ones = (1 << bits) - 1
+    if raw == ones:
+        return "INVALID_M2P_ENTRY"
+    if raw == ones - 1:
+        return "SHARED_M2P_ENTRY"
+    if raw >> (bits - 1):
+        return "not valid (top bit set)"
+    return f"PFN {raw:#x}"
+
+
+class M2p:
+    """The table of one guest's view. `limit`: MFNs covered (RAM's end, and machine_to_phys_nr if known).
+
+    Pieces are read once and kept: 2 MiB per GiB of machine memory at the most, and mapped files give
+    views without copying.
+    """
+
+    def __init__(self, guest: LinuxGuest) -> None:
+        self.guest = guest
+        self.entry_bytes = guest.width.bytes
+        self.base, self.base_source = self._find_base()
+        self.limit = self._find_limit()
+        self._pieces: list[tuple[int, U64Array]] = []
+        self._starts: FrameArray | None = None
+
+    def _find_base(self) -> tuple[int, str]:
+        if self.guest.has("machine_to_phys_mapping"):
+            return self.guest.variable("machine_to_phys_mapping"), "machine_to_phys_mapping"
+        if self.guest.width.bits == 64:
+            return M2P_VA_64, "RO_MPT_VIRT_START"
+        return MACH2PHYS_VIRT_START_PAE, "MACH2PHYS_VIRT_START"
+
+    def _find_limit(self) -> int:
+        ram = self.guest.source.ram_end() >> PAGE_SHIFT
+        return ram if ram else self.guest.source.end() >> PAGE_SHIFT
+
+    def entry(self, mfn: int) -> M2pEntry:
+        """One entry. Raises Untranslatable (no such entry is mapped) or Unreadable."""
+        address = self.guest.space.translate(self.base + mfn * self.entry_bytes)
+        raw = int.from_bytes(self.guest.source.read(address, self.entry_bytes), "little")
+        if self.entry_bytes == 4 and raw >> 31:
+            raw |= 0xFFFF_FFFF_0000_0000
+        return M2pEntry(Mfn(mfn), address, raw, meaning(raw))
+
+    def lookup(self, mfns: FrameArray) -> tuple[U64Array, Mask]:
+        """Entries of many MFNs and which of them could be read (32-bit entries widened, flags kept)."""
+        starts = self._load()
+        values = np.full(len(mfns), INVALID_M2P_ENTRY, dtype=np.uint64)
+        ok = np.zeros(len(mfns), dtype=bool)
+        if not len(starts):
+            return values, ok
+        which = np.searchsorted(starts, mfns, side="right") - 1
+        for i in np.unique(which[which >= 0]).tolist():
+            first, words = self._pieces[i]
+            here = np.flatnonzero((which == i) & (mfns < first + len(words)))
+            values[here] = words[mfns[here] - first]
+            ok[here] = True
+        return values, ok
+
+    def pieces(self) -> list[tuple[int, U64Array]]:
+        """(first MFN, entries) of every contiguous readable piece."""
+        self._load()
+        return self._pieces
+
+    def _load(self) -> FrameArray:
+        if self._starts is None:
+            self._read_all()
+            self._starts = np.array([p[0] for p in self._pieces], dtype=np.int64)
+        return self._starts
+
+    def _read_all(self) -> None:
+        per_page = PAGE_SIZE // self.entry_bytes
+        pages = -(-self.limit // per_page)
+        if not pages:
+            return
+        mapped = self.guest.space.slots(self.base, self.base + pages * PAGE_SIZE, "L1")
+        for first, count in contiguous_groups(mapped.frame):
+            if mapped.status[first] == Status.OK:
+                self._read_piece(int(mapped.frame[first]), first * per_page, count)
+
+    def _read_piece(self, frame: int, first: int, count: int) -> None:
+        """One stretch of M2P pages; halves where a page cannot be read."""
+        try:
+            data = self.guest.source.read(frame << PAGE_SHIFT, count * PAGE_SIZE)
+        except (Unreadable, Untranslatable):
+            if count > 1:
+                half = count // 2
+                per_page = PAGE_SIZE // self.entry_bytes
+                self._read_piece(frame, first, half)
+                self._read_piece(frame + half, first + half * per_page, count - half)
+            return
+        if self.entry_bytes == 8:
+            words = np.frombuffer(data, dtype="<u8")
+        else:
+            words = np.frombuffer(data, dtype="<i4").astype(np.int64).view(np.uint64)
+        self._pieces.append((first, words[: self.limit - first]))
+
+
+__all__ = ["INVALID_M2P_ENTRY", "SHARED_M2P_ENTRY", "M2p", "M2pEntry", "meaning"]

@@ -1,0 +1,117 @@
+"""Which sources of names a guest kernel has, in order of trust, and how each was found.
+
+1. the file that the user gave (--kernel), after its build id was compared with the memory's;
+2. a VMCOREINFO note of the dump that names our symbols (excerpts carry one);
+3. the kallsyms tables in the kernel's own memory;
+4. the kernel's VMCOREINFO text in memory (types and a few symbols).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, Untranslatable
+from gdb_p2m.layout.x86_pv import KERNEL_IMAGE_LIMIT, KERNEL_TEXT_VA
+from gdb_p2m.sources.base import Source, contiguous_groups
+from gdb_p2m.spaces.radix import Status
+from gdb_p2m.spaces.virtual import VirtualSpace
+from gdb_p2m.symbols.table import SymbolTable
+from gdb_p2m.symbols.vmcoreinfo import VmcoreInfo
+from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE, VirtualAddress
+
+if TYPE_CHECKING:
+    from gdb_p2m.symbols.base import SymbolSource
+
+VMCOREINFO_NOTE = "VMCOREINFO"
+MAX_IMAGE = 256 * MIB
+"""Far more than any kernel image (40 MiB seen); bounds the copy that kallsyms are searched in."""
+LARGE_PAGE = 2 * MIB
+
+
+def note_text(source: Source, name: str) -> bytes | None:
+    """The text of the first note called `name` ("VMCOREINFO", "VMCOREINFO_XEN"), or None."""
+    return next((n.desc for n in source.info.notes if n.name == name), None)
+
+
+def vmcoreinfo_note(source: Source) -> VmcoreInfo | None:
+    """The guest kernel's VMCOREINFO note, parsed, when it is there."""
+    text = note_text(source, VMCOREINFO_NOTE)
+    return None if text is None else VmcoreInfo.parse(text, "VMCOREINFO note", source.info.path)
+
+
+def kernel_image(space: VirtualSpace) -> bytes:
+    """The kernel's mapped memory from __START_KERNEL_map + 16 MiB to the first 2 MiB that is unmapped.
+
+    Holes are zeros. Raises NotUnderstood when the kernel's text is not mapped.
+    """
+    top = KERNEL_TEXT_VA + min(MAX_IMAGE, KERNEL_IMAGE_LIMIT - (16 << 20))
+    large = space.slots(KERNEL_TEXT_VA, top, "L2")
+    unmapped = np.flatnonzero(large.status != Status.OK)
+    length = (int(unmapped[0]) if len(unmapped) else len(large.status)) * LARGE_PAGE
+    if not length:
+        raise NotUnderstood(f"no kernel text is mapped at {KERNEL_TEXT_VA:#x}")
+    pages = space.slots(KERNEL_TEXT_VA, KERNEL_TEXT_VA + length, "L1")
+    image = bytearray(length)
+    for first, count in contiguous_groups(pages.frame):
+        if pages.status[first] == Status.OK:
+            _copy(space.source, int(pages.frame[first]), count, image, first * PAGE_SIZE)
+    return bytes(image)
+
+
+def _copy(source: Source, mfn: int, count: int, image: bytearray, at: int) -> None:
+    """Copy `count` frames into the image; pages that cannot be read stay zero."""
+    try:
+        image[at : at + count * PAGE_SIZE] = source.read(mfn << PAGE_SHIFT, count * PAGE_SIZE)
+    except Unreadable:
+        if count > 1:
+            half = count // 2
+            _copy(source, mfn, half, image, at)
+            _copy(source, mfn + half, count - half, image, at + half * PAGE_SIZE)
+
+
+def memory_vmcoreinfo(space: VirtualSpace, table: SymbolTable) -> VmcoreInfo | None:
+    """The kernel's VMCOREINFO text through its variables vmcoreinfo_data and vmcoreinfo_size."""
+    data, size = table.symbol("vmcoreinfo_data"), table.symbol("vmcoreinfo_size")
+    if data is None or size is None:
+        return None
+    try:
+        address = space.read_word(data.address)
+        length = min(space.read_word(size.address), PAGE_SIZE)
+        text = space.read(address, length)
+    except (Untranslatable, Unreadable):
+        return None
+    if b"OSRELEASE=" not in text:
+        return None
+    return VmcoreInfo.parse(text, "VMCOREINFO in memory", f"virtual address {address:#x}")
+
+
+def discover(space: VirtualSpace, kernel_file: SymbolSource | None = None) -> SymbolTable:
+    """All sources of names of the kernel in `space`."""
+    table = SymbolTable()
+    if kernel_file is not None:
+        table.add(kernel_file)
+    note = vmcoreinfo_note(space.source)
+    if note is not None:
+        table.add(note)
+    if kernel_file is None and (note is None or not _names_the_p2m(note)):
+        _add_kallsyms(space, table)
+    text = memory_vmcoreinfo(space, table)
+    if text is not None:
+        table.add(text)
+    return table
+
+
+def _names_the_p2m(note: VmcoreInfo) -> bool:
+    """Whether a note names a P2M (excerpts do, plain kdump notes do not)."""
+    return note.symbol("xen_p2m_addr") is not None or note.symbol("p2m_top") is not None
+
+
+def _add_kallsyms(space: VirtualSpace, table: SymbolTable) -> None:
+    from gdb_p2m.symbols.kallsyms import Kallsyms
+
+    try:
+        table.add(Kallsyms(kernel_image(space), VirtualAddress(KERNEL_TEXT_VA)))
+    except P2mError as e:
+        table.notes.append(f"kallsyms in memory: {e.message}")

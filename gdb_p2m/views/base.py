@@ -1,0 +1,104 @@
+"""What a view is: a whole map, and the story of one frame with every entry that was read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.spaces.radix import Step
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One thing read on the way: `where` names it (variable, table[index]), `address` is machine.
+
+    address and raw are None for steps that read nothing (arithmetic, a limit).
+    """
+
+    where: str
+    index: int | None
+    address: int | None
+    raw: int | None
+    meaning: str
+
+
+@dataclass
+class Trace:
+    """All steps of one view for one frame number, also when it ends early.
+
+    kind/frame: the answer. read_at: machine address of the entry that decided, and what it is.
+    """
+
+    view: str
+    number: int
+    steps: list[TraceStep] = field(default_factory=list)
+    kind: Kind = Kind.UNREADABLE
+    frame: int | None = None
+    read_at: int | None = None
+    read_what: str = ""
+    reason: str = ""
+    order: int | None = None
+
+    def step(self, where: str, index: int | None, address: int | None, raw: int | None, meaning: str) -> None:
+        """Append a step."""
+        self.steps.append(TraceStep(where, index, address, raw, meaning))
+
+    def decide(
+        self, kind: Kind, frame: int | None, address: int | None, what: str, reason: str = ""
+    ) -> Trace:
+        """Set the answer; returns self so that a trace can end with `return t.decide(...)`."""
+        self.kind, self.frame, self.read_at, self.read_what = kind, frame, address, what
+        self.reason = reason
+        return self
+
+    def page_table(self, steps: tuple[Step, ...], notes: dict[int, str] | None = None) -> None:
+        """Page-table steps; notes: extra meaning by machine frame that an entry leads to."""
+        for s in steps:
+            note = (notes or {}).get(s.pte.frame, "")
+            lead = s.pte.pointee.value if not s.pte.problem else s.pte.problem
+            text = f"{lead}, frame {s.pte.frame:#x} [{s.pte.flags}]" + (f" = {note}" if note else "")
+            self.step(f"{s.level.name}", s.index, s.address, s.pte.raw, text)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCount:
+    """One line of `stats`: how many slots/pages are stored in which way. unit: what is counted."""
+
+    what: str
+    count: int
+    unit: str
+    pfns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a view stores its P2M: shared pages and their use, the memory it takes, what sharing saves.
+
+    shared: (name, machine frame, slots that lead to it). bytes_used/bytes_saved: memory.
+    """
+
+    lines: tuple[StorageCount, ...]
+    shared: tuple[tuple[str, int, int], ...]
+    bytes_used: int
+    bytes_saved: int
+    notes: tuple[str, ...] = ()
+
+
+class View(ABC):
+    """One way to see the P2M of one domain. `name` is what --view takes; `limit`: numbers it covers."""
+
+    name: str
+    limit: int
+
+    @abstractmethod
+    def mapping(self) -> Mapping:
+        """The whole P2M as maximal runs. The result is kept: asking twice costs nothing."""
+
+    @abstractmethod
+    def trace(self, number: int) -> Trace:
+        """Every step for one PFN/GFN below `limit`."""
+
+    @abstractmethod
+    def storage(self) -> Storage:
+        """How it is stored, for `stats`."""

@@ -1,0 +1,254 @@
+"""View `linear`: the virtually mapped list xen_p2m_addr[] (Linux 3.19 on, seed 2).
+
+For each PFN the question is which frame backs `xen_p2m_addr + 8*pfn`: the page p2m_missing, the page
+p2m_identity, or a page of entries. The answer comes from page-table entries, so 2^27 PFNs cost as
+many page reads as there are distinct tables and private list pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gdb_p2m.errors import NotFound, NotUnderstood, P2mError, Unreadable, Untranslatable
+from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
+from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.spaces.entries import decode_array
+from gdb_p2m.spaces.radix import Slots, Status, table_page
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, U64Array
+from gdb_p2m.views.base import Storage, StorageCount, Trace, View
+from gdb_p2m.views.entry_runs import classify_entry
+from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves
+
+MAX_LIST_PFNS = 1 << 33
+"""32 TiB: more than Linux PV can ever have (MAX_PHYSMEM_BITS 46 would be 2^34, Xen stops at 16 TiB)."""
+
+
+@dataclass(frozen=True)
+class ListPages:
+    """The list as page-table facts, one element per list page (512 PFNs, or 1024 on PAE).
+
+    pmds: the raw slots one level up. frame: MFN, -1 where none. status: radix.Status.
+    writable: whether the list can be written through this mapping. pte_table: frame of the page table
+    that holds the page's entry, -1 where there is none.
+    """
+
+    pmds: Slots
+    frame: FrameArray
+    status: np.ndarray[tuple[int], np.dtype[np.uint8]]
+    writable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    pte_table: FrameArray
+    raw: U64Array
+
+
+class LinearView(View):
+    """The guest's linear list. Raises NotFound when a name that it cannot do without is not known."""
+
+    name = "linear"
+
+    def __init__(self, guest: LinuxGuest, progress: Progress = no_progress) -> None:
+        self.guest = guest
+        self.width = guest.width
+        self.progress = progress
+        self.base = guest.variable("xen_p2m_addr")
+        self.size = guest.variable("xen_p2m_size")
+        self.max_pfn = guest.variable("xen_max_p2m_pfn") if guest.has("xen_max_p2m_pfn") else self.size
+        self.limit = max(self.width.max_p2m_pfn, min(self.size, MAX_LIST_PFNS))
+        self._check_sanity()
+
+    def _check_sanity(self) -> None:
+        where = f"xen_p2m_addr = {self.base:#x}, xen_p2m_size = {self.size:#x}"
+        if self.base == 0 or self.size == 0:
+            raise NotUnderstood(
+                f"the linear list is not set up: {where}",
+                hint="early in boot the list does not exist yet; is this the right kernel's symbol table?",
+            )
+        if self.size > MAX_LIST_PFNS or self.base + self.size * self.width.bytes > 1 << 64:
+            raise NotUnderstood(f"the linear list cannot be that large: {where}")
+
+    @cached_property
+    def missing_frame(self) -> Mfn:
+        """Machine frame of the page p2m_missing."""
+        return self.guest.page_of("p2m_missing")
+
+    @cached_property
+    def identity_frame(self) -> Mfn:
+        """Machine frame of the page p2m_identity."""
+        return self.guest.page_of("p2m_identity")
+
+    def optional_frame(self, name: str) -> Mfn | None:
+        """Machine frame of a shared page that may be unknown (p2m_missing_pte, ...)."""
+        try:
+            return self.guest.page_of(name)
+        except P2mError:
+            return None
+
+    @cached_property
+    def pages(self) -> ListPages:
+        """What backs every page of the list."""
+        end = self.base + -(-self.size // self.width.per_page) * PAGE_SIZE
+        pmds = self.guest.space.slots(self.base, end, "L2")
+        total = (end - self.base) // PAGE_SIZE
+        skip = (self.base >> PAGE_SHIFT) & 511
+        n = len(pmds.status) * 512
+        frame = np.full(n, -1, dtype=np.int64)
+        status = np.repeat(pmds.status, 512)
+        writable = np.zeros(n, dtype=bool)
+        raw = np.zeros(n, dtype=np.uint64)
+        table = np.full(n, -1, dtype=np.int64)
+        known: dict[int, tuple[U64Array, FrameArray, np.ndarray, np.ndarray] | None] = {}
+        level = self.guest.space.shape.levels[-1]
+        is_table = (pmds.status == Status.OK) & ~pmds.large & ((pmds.raw & np.uint64(0x80)) == 0)
+        for i in np.flatnonzero(pmds.status == Status.OK).tolist():
+            part = slice(i * 512, i * 512 + 512)
+            mfn = int(pmds.frame[i])
+            if not is_table[i]:
+                frame[part] = mfn + np.arange(512)
+                writable[part] = pmds.writable[i]
+                raw[part] = pmds.raw[i]
+                continue
+            table[part] = mfn
+            if mfn not in known:
+                try:
+                    entries = table_page(self.guest.source, mfn)
+                except Unreadable:
+                    known[mfn] = None
+                else:
+                    dec = decode_array("x86", entries, level, True)
+                    known[mfn] = (entries, np.where(dec.leaf, dec.frame, -1), dec.leaf, dec.writable)
+            here = known[mfn]
+            if here is None:
+                status[part] = Status.UNREADABLE
+                continue
+            raw[part], frame[part] = here[0], here[1]
+            status[part] = np.where(here[2], Status.OK, Status.ABSENT)
+            writable[part] = here[3] & pmds.writable[i]
+        cut = slice(skip, skip + total)
+        return ListPages(pmds, frame[cut], status[cut], writable[cut], table[cut], raw[cut])
+
+    @cached_property
+    def backing(self) -> BackingArray:
+        """Backing of every list page: what the kernel's own page check would find."""
+        p = self.pages
+        backing = np.full(len(p.frame), Backing.PRIVATE, dtype=np.uint8)
+        backing[p.frame == self.missing_frame] = Backing.MISSING
+        backing[p.frame == self.identity_frame] = Backing.IDENTITY
+        backing[(p.status == Status.ABSENT) | (p.status == Status.MALFORMED)] = Backing.CORRUPT
+        backing[p.status == Status.UNREADABLE] = Backing.UNREADABLE
+        return backing
+
+    @cached_property
+    def _mapping(self) -> Mapping:
+        builder = MappingBuilder(self.name, self.limit)
+        add_leaves(builder, self.guest.source, self.width, self.backing, self.pages.frame, 0, self.progress)
+        end = len(self.backing) * self.width.per_page
+        # Past the list: room for extra memory is missing, beyond the capacity all is identity
+        # (get_phys_to_machine; documented-layout: "Rules of the kernel's own readers").
+        extra = max(min(self.max_pfn, self.limit), end)
+        builder.add(end, extra - end, Kind.MISSING)
+        builder.add(extra, self.limit - extra, Kind.IDENTITY)
+        return builder.build()
+
+    def mapping(self) -> Mapping:
+        return self._mapping
+
+    def trace(self, number: int) -> Trace:
+        t = Trace(self.name, number)
+        for name, value in (("xen_p2m_addr", self.base), ("xen_p2m_size", self.size)):
+            symbol = self.guest.names.require(name)
+            t.step(name, None, self._machine(symbol.address), value, f"variable at {symbol.address:#x}")
+        if number >= self.size:
+            return self._past_the_list(t, number)
+        va = self.base + number * self.width.bytes
+        try:
+            found = self.guest.space.walk(va)
+        except Untranslatable as e:
+            t.page_table(e.steps)  # type: ignore[arg-type]
+            kind = Kind.UNREADABLE if e.unreadable else Kind.CORRUPT
+            last = t.steps[-1]
+            return t.decide(kind, None, last.address, last.where, e.message)
+        t.page_table(found.steps, self._frame_names)
+        last_step = t.steps[-1]
+        if found.frame == self.missing_frame:
+            return t.decide(Kind.MISSING, None, last_step.address, f"{last_step.where} entry: maps p2m_missing")
+        if found.frame == self.identity_frame:
+            return t.decide(Kind.IDENTITY, None, last_step.address, f"{last_step.where} entry: maps p2m_identity")
+        return self._entry(t, number, found.address)
+
+    def _past_the_list(self, t: Trace, number: int) -> Trace:
+        kind = Kind.MISSING if number < self.max_pfn else Kind.IDENTITY
+        text = f"PFN {number:#x} lies past xen_p2m_size; xen_max_p2m_pfn is {self.max_pfn:#x}"
+        t.step("limit", None, None, None, text)
+        return t.decide(kind, None, None, "past the end of the list")
+
+    def _entry(self, t: Trace, number: int, address: int) -> Trace:
+        try:
+            raw = int.from_bytes(self.guest.source.read(address, self.width.bytes), "little")
+        except Unreadable as e:
+            t.step("entry", number % self.width.per_page, address, None, e.reason)
+            return t.decide(Kind.UNREADABLE, None, address, "P2M entry", e.message)
+        kind, frame, reason = classify_entry(raw, number, self.width)
+        shown = f"{kind.word}" + (f", MFN {frame:#x}" if frame is not None else "")
+        t.step("entry", number % self.width.per_page, address, raw, reason or shown)
+        return t.decide(kind, frame, address, "P2M entry", reason)
+
+    def _machine(self, address: int) -> int | None:
+        try:
+            return self.guest.space.translate(address)
+        except Untranslatable:
+            return None
+
+    @cached_property
+    def _frame_names(self) -> dict[int, str]:
+        names = ("p2m_missing", "p2m_identity", "p2m_missing_pte", "p2m_identity_pte")
+        return {f: n for n in names if (f := self.optional_frame(n)) is not None}
+
+    def storage(self) -> Storage:
+        per = self.width.per_page
+        backing, p = self.backing, self.pages
+        counts = {b: int(np.count_nonzero(backing == b)) for b in Backing}
+        lines = [
+            StorageCount("private pages of the list", counts[Backing.PRIVATE], "pages", counts[Backing.PRIVATE] * per),
+            StorageCount("slots that map p2m_missing", counts[Backing.MISSING], "PTEs", counts[Backing.MISSING] * per),
+            StorageCount(
+                "slots that map p2m_identity", counts[Backing.IDENTITY], "PTEs", counts[Backing.IDENTITY] * per
+            ),
+        ]
+        for bad in (Backing.UNREADABLE, Backing.CORRUPT):
+            if counts[bad]:
+                lines.append(StorageCount(f"slots {bad.name.lower()}", counts[bad], "PTEs", counts[bad] * per))
+        shared = []
+        pmd_frames = p.pmds.frame[p.pmds.status == Status.OK]
+        for name in ("p2m_missing_pte", "p2m_identity_pte"):
+            frame = self.optional_frame(name)
+            if frame is not None:
+                shared.append((name, int(frame), int(np.count_nonzero(pmd_frames == frame))))
+        shared.append(("p2m_missing", int(self.missing_frame), counts[Backing.MISSING]))
+        shared.append(("p2m_identity", int(self.identity_frame), counts[Backing.IDENTITY]))
+        tables = np.unique(p.pte_table[p.pte_table >= 0])
+        pages = counts[Backing.PRIVATE] + 2 + len(tables)
+        whole = len(backing) + len(p.pmds.status)
+        return Storage(
+            tuple(lines), tuple(shared), pages * PAGE_SIZE, max(0, whole - pages) * PAGE_SIZE, self._notes(len(tables))
+        )
+
+    def _notes(self, tables: int) -> tuple[str, ...]:
+        return (
+            f"xen_p2m_size {self.size:#x}, list at {self.base:#x}..{self.base + self.size * self.width.bytes - 1:#x}",
+            f"{tables} page-table pages map the list",
+        )
+
+
+def linear_view(guest: LinuxGuest, progress: Progress = no_progress) -> LinearView:
+    """The view, or NotFound that says which names are missing and why that matters."""
+    needed = ("xen_p2m_addr", "xen_p2m_size", "p2m_missing", "p2m_identity")
+    lacking = [n for n in needed if not guest.has(n)]
+    if lacking:
+        raise NotFound(
+            f"the linear list cannot be read: symbol {', '.join(lacking)} is not known",
+            hint="p2m_missing and p2m_identity tell holes from identity; give --kernel vmlinux or System.map",
+        )
+    return LinearView(guest, progress)

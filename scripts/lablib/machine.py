@@ -1,0 +1,143 @@
+"""QEMU: its command line and its start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import CachedSuite
+from .errors import LabError, UsageError
+from .initramfs import dom0_entries, write_initramfs
+from .labs import MONITOR_SOCKET, QEMU_LOG, QMP_SOCKET, SERIAL_LOG, Lab, start_ticks
+
+QEMU = "qemu-system-x86_64"
+
+_MEM = re.compile(r"[1-9]\d*[MG]")
+_DOM0_MEM = re.compile(r"((min|max):)?[1-9]\d*[BKMG]?(,((min|max):)?[1-9]\d*[BKMG]?)*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `up` was asked for, checked. port 0: a free one is chosen."""
+
+    suite: str
+    name: str
+    mem: str
+    dom0_mem: str
+    cpus: int
+    port: int
+    stopped: bool
+    xen_args: str
+    kernel_args: str
+
+    def check(self) -> None:
+        """Raise UsageError for what QEMU or Xen would misunderstand."""
+        if not _MEM.fullmatch(self.mem):
+            raise UsageError(f"--mem {self.mem}: a number and M or G, such as 1024M or 5G")
+        if not _DOM0_MEM.fullmatch(self.dom0_mem):
+            raise UsageError(
+                f"--dom0-mem {self.dom0_mem}: sizes as Xen's dom0_mem takes them, such as 400M or 3500M,max:3500M"
+            )
+        if not 1 <= self.cpus <= 64:
+            raise UsageError(f"--cpus {self.cpus}: from 1 to 64")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"--port {self.port}: from 1 to 65535, or 0 for a free one")
+        if "," in self.kernel_args:
+            raise UsageError(
+                f"--kernel-args {self.kernel_args!r} has a comma: QEMU would cut its list of boot modules there"
+            )
+
+
+def require_qemu() -> str:
+    """The path of QEMU, or an error that says how to get it."""
+    if path := shutil.which(QEMU):
+        return path
+    raise LabError(f"{QEMU} is not installed", hint="apt install qemu-system-x86")
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on; somebody may take it before QEMU does, so be ready to choose again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_port(port: int) -> None:
+    """Raise LabError when a port the user asked for is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as QEMU does: ignore connections that ended
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LabError(
+                f"port {port} cannot be used: {error.strerror}", hint="another --port, or none to get a free one"
+            ) from error
+
+
+def command_line(qemu: str, options: Options, port: int) -> list[str]:
+    """QEMU's command line; all files are names in the lab's directory.
+
+    TCG, not KVM: KVM cannot emulate one of Xen's instructions on every host. SMAP and SMEP off: with SMAP, dom0 dies
+    at once under TCG (a fault in a bounce frame).
+    """
+    xen = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0=pv"
+    return [
+        qemu,
+        *("-name", f"gdb-p2m-lab-{options.name}"),
+        *("-no-user-config", "-nodefaults", "-no-reboot", "-display", "none"),
+        *("-machine", "pc", "-accel", "tcg", "-cpu", "max,-smap,-smep"),
+        *("-m", options.mem, "-smp", str(options.cpus)),
+        *("-serial", f"file:{SERIAL_LOG}"),
+        *("-monitor", f"unix:{MONITOR_SOCKET},server=on,wait=off"),
+        *("-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"),
+        *("-gdb", f"tcp:127.0.0.1:{port}"),
+        *(["-S"] if options.stopped else []),
+        *("-kernel", "xen", "-append", f"{xen} dom0_mem={options.dom0_mem} {options.xen_args}".rstrip()),
+        *("-initrd", f"vmlinuz console=hvc0 earlyprintk=xen {options.kernel_args}".rstrip() + ",dom0.img"),
+    ]
+
+
+def prepare(directory: Path, cached: CachedSuite) -> None:
+    """Put what QEMU loads into the lab's directory, under names without blanks and commas."""
+    (directory / "xen").symlink_to(cached.path("xen"))
+    (directory / "vmlinuz").symlink_to(cached.path("vmlinuz"))
+    write_initramfs(directory / "dom0.img", dom0_entries(cached.path("busybox")))
+
+
+def start(
+    options: Options, port: int, directory: Path, cached: CachedSuite
+) -> tuple[Lab, subprocess.Popen[bytes]]:
+    """Start QEMU, in a session of its own so that it outlives this command and its terminal."""
+    (directory / SERIAL_LOG).touch()
+    with (directory / QEMU_LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command_line(require_qemu(), options, port),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    lab = Lab(
+        name=options.name,
+        directory=str(directory),
+        suite=options.suite,
+        pid=process.pid,
+        start_ticks=start_ticks(process.pid),
+        port=port,
+        mem=options.mem,
+        dom0_mem=options.dom0_mem,
+        cpus=options.cpus,
+        xen_args=options.xen_args,
+        kernel_args=options.kernel_args,
+        versions=cached.versions,
+        packages=cached.packages,
+        files={key: str(path) for key, path in cached.files.items()},
+    )
+    lab.save()
+    return lab, process
