@@ -18,13 +18,15 @@ class Level:
     """One level of a radix page table: `bits` of index taken from the address at `shift`.
 
     name: what the architecture calls the table (PGD/L4, ...). leaf_ok: whether an entry of this
-    level may map memory directly (always true for the last level).
+    level may map memory directly (always true for the last level). has_rw: whether x86 entries of
+    this level carry R/W; the four entries of a PAE root do not (SDM vol. 3, 4.4.1: bits 2:1 reserved).
     """
 
     name: str
     shift: int
     bits: int
     leaf_ok: bool
+    has_rw: bool = True
 
     @property
     def entries(self) -> int:
@@ -62,7 +64,7 @@ X86_64_5LEVEL = PageTableShape(
 )
 I386_PAE = PageTableShape(
     "i386 PAE",
-    (Level("L3", 30, 2, False), Level("L2", 21, 9, True), Level("L1", 12, 9, True)),
+    (Level("L3", 30, 2, False, has_rw=False), Level("L2", 21, 9, True), Level("L1", 12, 9, True)),
     "x86",
     False,
 )

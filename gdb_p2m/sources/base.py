@@ -56,7 +56,7 @@ class SourceInfo:
 
     format: "ELF vmcore"...; writer: who wrote it, with the evidence; loses: what the format does not
     hold, one sentence each. problems: contradictions found while opening (rule DMP-001), as
-    (machine or file position, message).
+    (machine or file position, message). original: for excerpts, what the whole dump held.
     """
 
     format: str
@@ -68,6 +68,7 @@ class SourceInfo:
     loses: list[str] = field(default_factory=list)
     problems: list[tuple[int, str]] = field(default_factory=list)
     live: bool = False
+    original: tuple[Extent, ...] | None = None
 
 
 @dataclass
@@ -130,9 +131,13 @@ class Source(ABC):
         extents = self.extents()
         return extents[-1].end if extents else 0
 
+    def machine_extents(self) -> tuple[Extent, ...]:
+        """The machine's memory as the whole dump held it: an excerpt speaks of its original here."""
+        return self.extents() if self.info.original is None else self.info.original
+
     def ram_end(self) -> int:
-        """Like `end`, without the ROM below 4 GiB that some writers add (seen: QEMU, 0xfffc0000)."""
-        ends = [e.end for e in self.extents() if not 0xF000_0000 <= e.start < 1 << 32]
+        """End of the machine's RAM, without the ROM below 4 GiB that QEMU adds (seen at 0xfffc0000)."""
+        ends = [e.end for e in self.machine_extents() if not 0xF000_0000 <= e.start < 1 << 32]
         return max(ends, default=0)
 
     def holds(self, address: int, size: int = 1) -> bool:

@@ -6,6 +6,7 @@ Reads are slices of the mapped file. The layout of the notes: QEMU target/i386/a
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
@@ -23,6 +24,7 @@ QEMU_CR3_OFFSET = 416
 QEMU_RIP_OFFSET = 136
 XEN_ELFNOTE_CRASH_REGS = 0x1000002
 XEN_ELFNOTE_CRASH_INFO = 0x1000001
+EXCERPT_NOTE = "GDB-P2M"
 MAX_NOTE_BYTES = 64 << 20
 MACHINES = {62: "x86-64", 3: "i386", 243: "RISC-V 64", 183: "AArch64"}
 
@@ -133,14 +135,25 @@ class ElfSource(Source):
             if note.name == "Xen" and note.type == XEN_ELFNOTE_CRASH_REGS and len(note.desc) >= 32:
                 cr3 = struct.unpack_from("<4Q", note.desc)[2]
                 info.cpus.append(CpuState(len(info.cpus), {"cr3": cr3}))
-        if "GDB-P2M" in names:
-            info.writer = "gdb-p2m excerpt (note GDB-P2M)"
+        if EXCERPT_NOTE in names:
+            self._excerpt()
         elif cpus:
             info.writer = "QEMU dump-guest-memory (QEMU CPU notes)"
         elif any(n.name == "Xen" and n.type == XEN_ELFNOTE_CRASH_INFO for n in info.notes):
             info.writer = "Xen kexec crash dump (Xen CRASH_INFO note)"
         elif "CORE" in names:
             info.writer = "unknown (CORE notes only)"
+
+    def _excerpt(self) -> None:
+        """Our own note: what the whole dump held (docs/formats.md)."""
+        self.info.writer = f"gdb-p2m excerpt (note {EXCERPT_NOTE})"
+        text = next(n.desc for n in self.info.notes if n.name == EXCERPT_NOTE)
+        try:
+            ranges = json.loads(text.rstrip(b"\0"))["extents"]
+            self.info.original = merge_extents(Extent(int(a), int(b)) for a, b in ranges)
+        except (ValueError, KeyError, TypeError):
+            self.info.problems.append((0, f"the {EXCERPT_NOTE} note cannot be read"))
+        self.info.loses.append("everything but the pages that the P2M verbs touch (an excerpt)")
 
     def extents(self) -> tuple[Extent, ...]:
         return self._extents

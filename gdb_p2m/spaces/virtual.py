@@ -5,8 +5,8 @@ from __future__ import annotations
 from gdb_p2m.errors import NotUnderstood, Unreadable, Untranslatable
 from gdb_p2m.layout.pagetables import PageTableShape
 from gdb_p2m.sources.base import Source
-from gdb_p2m.spaces.radix import Slots, Walk, slots, walk
-from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, MachineAddress
+from gdb_p2m.spaces.radix import Slots, Translations, Walk, slots, translate_many, walk
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, MachineAddress, U64Array
 
 MAX_CACHED = 4096
 
@@ -73,3 +73,7 @@ class VirtualSpace:
         """All entries of the level called `level_name` ("L2", ...) for start..end-1."""
         level = next(lv for lv in self.shape.levels if lv.name == level_name)
         return slots(self.source, self.shape, self.root, start, end, level)
+
+    def translate_many(self, addresses: U64Array) -> Translations:
+        """Machine frames of many addresses, with the reason where there is none."""
+        return translate_many(self.source, self.shape, self.root, addresses)

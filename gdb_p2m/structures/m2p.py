@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdb_p2m.errors import Unreadable, Untranslatable
+from gdb_p2m.errors import P2mError, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
 from gdb_p2m.sources.base import Mask, contiguous_groups
 from gdb_p2m.spaces.radix import Status
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, MachineAddress, Mfn, U64Array
+
+MAX_TRUSTED_FRAMES = 1 << 32
+"""16 TiB, Xen's own limit: a larger machine_to_phys_nr is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,19 @@ class M2p:
         return MACH2PHYS_VIRT_START_PAE, "MACH2PHYS_VIRT_START"
 
     def _find_limit(self) -> int:
+        """Frames of the machine: Xen tells dom0 its max_page (machine_to_phys_nr); else the end of RAM.
+
+        Guests other than dom0 get the size of the whole area there, which says nothing.
+        """
         ram = self.guest.source.ram_end() >> PAGE_SHIFT
-        return ram if ram else self.guest.source.end() >> PAGE_SHIFT
+        if self.guest.id == 0 and self.guest.has("machine_to_phys_nr"):
+            try:
+                told = self.guest.variable("machine_to_phys_nr")
+            except P2mError:
+                told = 0
+            if ram <= told <= MAX_TRUSTED_FRAMES or (0 < told < ram and self.guest.source.info.original is None):
+                return told
+        return ram
 
     def entry(self, mfn: int) -> M2pEntry:
         """One entry. Raises Untranslatable (no such entry is mapped) or Unreadable."""

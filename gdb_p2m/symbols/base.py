@@ -22,20 +22,38 @@ class Symbol:
     source: str
 
 
+def choose(name: str, addresses: list[int], source: str) -> Symbol | None:
+    """The lowest of a name's addresses as a Symbol, with a note in `source` when there are several."""
+    if not addresses:
+        return None
+    if len(addresses) > 1:
+        source += f" (one of {len(addresses)} of that name)"
+    return Symbol(name, VirtualAddress(addresses[0]), source)
+
+
 class SymbolSource(Protocol):
-    """One place that knows names.
+    """One place that knows names."""
 
-    kind: short fixed word of the `symbols` verb: "VMCOREINFO note", "VMCOREINFO in memory",
-    "kallsyms", "symtab", "System.map", "DWARF", "disassembly", "declared".
-    detail: file name or address where it was found.
-    build_id: hex, or None when this source has none.
-    release: kernel release (OSRELEASE) when known.
-    """
+    @property
+    def kind(self) -> str:
+        """Short fixed word of the `symbols` verb: "VMCOREINFO note", "VMCOREINFO in memory", "kallsyms",
+        "Xen symbols", "symtab", "System.map", "DWARF", "disassembly", "declared"."""
+        ...
 
-    kind: str
-    detail: str
-    build_id: str | None
-    release: str | None
+    @property
+    def detail(self) -> str:
+        """File name or address where it was found."""
+        ...
+
+    @property
+    def build_id(self) -> str | None:
+        """GNU build id in lower case hex, or None when this source has none."""
+        ...
+
+    @property
+    def release(self) -> str | None:
+        """Kernel release (OSRELEASE) when known."""
+        ...
 
     def symbol(self, name: str) -> Symbol | None:
         """The symbol of exactly this name, or None when this source does not have it."""

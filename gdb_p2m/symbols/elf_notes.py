@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _HEADER = 12
 NT_GNU_BUILD_ID = 3
+XEN_ELFNOTE_INIT_P2M = 15
+"""Address at which the kernel wants its initial P2M (Xen public/elfnote.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,28 +20,23 @@ class Note:
     desc: bytes
 
 
-def notes(data: bytes, *, align: int = 4) -> Iterator[Note]:
-    """The notes in `data`, up to the first one that does not fit or is empty padding.
-
-    align: of name and description, 4 by the gABI practice (8 in .note.gnu.property sections of 64-bit files).
-    """
+def notes(data: bytes) -> Iterator[Note]:
+    """The notes in `data` (4-byte aligned), up to the first one that does not fit or is empty padding."""
     position = 0
     while position + _HEADER <= len(data):
         name_size, desc_size, kind = (
             int.from_bytes(data[position + i : position + i + 4], "little") for i in (0, 4, 8)
         )
         name_at = position + _HEADER
-        desc_at = -(-(name_at + name_size) // align) * align
+        desc_at = name_at + (name_size + 3 & ~3)
         end = desc_at + desc_size
         if name_size == 0 or end > len(data):
             return
         yield Note(data[name_at : name_at + name_size].rstrip(b"\0"), kind, data[desc_at:end])
-        position = -(-end // align) * align
+        position = end + 3 & ~3
 
 
-def build_id(data: bytes) -> str | None:
-    """The GNU build id among the notes in `data`, as hex, or None."""
-    for note in notes(data):
-        if note.name == b"GNU" and note.type == NT_GNU_BUILD_ID and note.desc:
-            return note.desc.hex()
-    return None
+def build_id(found: Iterable[Note]) -> str | None:
+    """The GNU build id among the notes, as hex, or None."""
+    ids = (n.desc.hex() for n in found if n.name == b"GNU" and n.type == NT_GNU_BUILD_ID)
+    return next((text for text in ids if text), None)

@@ -1,9 +1,9 @@
 """Names and addresses of a running kernel, from the kallsyms tables in its own memory.
 
 Every address given out comes from tables that agree with each other (kallsyms_tables,
-kallsyms_addresses) and with two anchors: `_stext` or `_text` lies in the image, and `linux_banner`,
-where the kernel lists it, points at the text "Linux version". When any of this fails the answer is
-NotUnderstood, never an address.
+kallsyms_addresses) and with anchors: `_stext` or `_text` lies in the image, `linux_banner`, where the
+kernel lists it, points at the text "Linux version", and tables that list themselves are where they say.
+When any of this fails the answer is NotUnderstood, never an address.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ import numpy.typing as npt
 
 from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.symbols import elf_notes
-from gdb_p2m.symbols.base import Symbol
-from gdb_p2m.symbols.kallsyms_addresses import AddressTable, address_tables, the_address_table
+from gdb_p2m.symbols.base import Symbol, choose
+from gdb_p2m.symbols.kallsyms_addresses import (
+    FROM_ORIGIN,
+    PLACE_RELATIVE,
+    AddressTable,
+    address_tables,
+    the_address_table,
+)
 from gdb_p2m.symbols.kallsyms_tables import (
     NAME_LIMIT,
     TOKENS,
@@ -31,9 +37,11 @@ from gdb_p2m.symbols.kallsyms_tables import (
     name_table,
     token_tables,
 )
-from gdb_p2m.units import U64Array, VirtualAddress
+from gdb_p2m.units import PAGE_SIZE, U64Array, VirtualAddress
 
 _BANNER = b"Linux version "
+_LOWEST_KERNEL = {8: 1 << 63, 4: 1 << 30}
+"""Kernels live in the upper half, on 32-bit machines above PAGE_OFFSET (1 GiB at the least, mostly 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +55,15 @@ class Kallsyms:
     """All symbols of a kernel image: a SymbolSource of kind "kallsyms".
 
     image: the kernel's mapped virtual range (any bytes-like object; it is not copied and must not
-    change), with holes filled with zeros. base: virtual address of image[0], a multiple of the word.
+    change), with holes filled with zeros. base: virtual address of image[0], a multiple of 8.
     hints: virtual addresses by VMCOREINFO name (kallsyms_names, ...); tried first, proved like
     everything else, and without effect when they do not fit. word: 8, or 4 for 32-bit kernels.
+    detail: where the image comes from, when that is not the kernel's memory.
 
     Raises NotUnderstood when the image holds no tables or they contradict each other.
     """
 
-    kind = "kallsyms"
+    kind: str = "kallsyms"
 
     def __init__(
         self,
@@ -63,16 +72,20 @@ class Kallsyms:
         hints: Mapping[str, int] | None = None,
         *,
         word: int = 8,
+        detail: str | None = None,
     ) -> None:
-        if word not in (4, 8) or base % word:
-            raise NotUnderstood(f"kallsyms: image base {base:#x} is not a multiple of the word size {word}")
         self._view = memoryview(image).cast("B")
+        if base % 8 or base < _LOWEST_KERNEL[word] or base + len(self._view) > 1 << 64:
+            raise NotUnderstood(f"{self.kind}: an image at {base:#x} is not a kernel at its virtual address")
         self._base = base
         self._word = word
         tables = self._locate(hints or {})
         self._tokens, self._names, self._address_table = tables.tokens, tables.names, tables.addresses
-        self.detail = f"kernel memory at {base + self._names.names_at:#x}"
+        self.detail = detail or f"kernel memory at {base + self._names.names_at:#x}"
         self.release: str | None = None
+        longest = int(self._text_lengths.max())
+        if longest > NAME_LIMIT:
+            raise NotUnderstood(f"{self.kind}: a name of {longest} characters, the limit is {NAME_LIMIT}")
         self._check_anchors()
         self.build_id: str | None = self._find_build_id()
 
@@ -80,13 +93,7 @@ class Kallsyms:
 
     def symbol(self, name: str) -> Symbol | None:
         """The symbol of exactly this name. Of several, the lowest; `source` then says how many there are."""
-        found = self.addresses(name)
-        if not found:
-            return None
-        source = f"kallsyms, {self.detail}"
-        if len(found) > 1:
-            source += f" (one of {len(found)} of that name)"
-        return Symbol(name, VirtualAddress(found[0]), source)
+        return choose(name, self.addresses(name), f"{self.kind}, {self.detail}")
 
     def symbols(self, names: Iterable[str]) -> dict[str, Symbol]:
         """The symbols of those names that exist."""
@@ -155,22 +162,19 @@ class Kallsyms:
             )
         tokens = candidates[0]
         names = name_table(view, tokens, offsets, word)
-        fitting = address_tables(view, self._base, names, tokens, offsets, word)
+        fitting = address_tables(view, self._base, names, tokens, offsets, word, self._origin())
         return _Tables(tokens, names, the_address_table(fitting, names.count))
+
+    def _origin(self) -> int | None:
+        """What offsets count from when the tables do not say (Xen)."""
+        return None
 
     def _range(self) -> str:
         return f"{self._base:#x}..{self._base + len(self._view) - 1:#x}"
 
     def _check_anchors(self) -> None:
         """Prove the addresses by symbols whose place or content we know; learn the release."""
-        if int(self._text_lengths.max()) > NAME_LIMIT:
-            longest = int(self._text_lengths.max())
-            raise NotUnderstood(f"kallsyms: a name of {longest} characters, the limit is {NAME_LIMIT}")
-        end = self._base + len(self._view)
-        if not any(self._base <= a < end for name in ("_stext", "_text") for a in self.addresses(name)):
-            raise NotUnderstood(
-                f"kallsyms: {len(self)} names decoded, but neither _stext nor _text lies in {self._range()}"
-            )
+        self._check_start(("_stext", "_text"), ("start_kernel",))
         for name, address in self.locations().items():  # 7.2 lists its own tables
             if (listed := self.addresses(name)) and listed != [address]:
                 raise NotUnderstood(f"kallsyms: {name} found at {address:#x}, but listed at {listed[0]:#x}")
@@ -184,12 +188,35 @@ class Kallsyms:
             if m := re.match(rb"[!-~]{1,64}(?= )", text[len(_BANNER) :]):
                 self.release = m[0].decode("ascii")
 
+    def _check_start(self, starts: tuple[str, ...], entries: tuple[str, ...]) -> None:
+        """Prove that this is the expected program and that its addresses are not shifted.
+
+        starts: names of the start of its code. One lies in the image, on a page boundary unless it is the
+        `_stext` of an old kernel, which came after the entry code.
+        entries: functions one of which this program has and others have not.
+        """
+        end = self._base + len(self._view)
+        inside = [(n, a) for n in starts for a in self.addresses(n) if self._base <= a < end]
+        if not inside or not any(self.addresses(entry) for entry in entries):
+            raise NotUnderstood(
+                f"{self.kind}: {len(self)} names decoded, but no {' or '.join(entries)}, or no "
+                f"{' or '.join(starts)} in {self._range()}"
+            )
+        strict = self.encoding in (PLACE_RELATIVE, FROM_ORIGIN)
+        for name, address in inside:
+            if address % PAGE_SIZE and (strict or name == "_text"):
+                raise NotUnderstood(f"{self.kind}: {name} at {address:#x} is not on a page boundary")
+
     def _find_build_id(self) -> str | None:
         """The GNU build id in the kernel's own notes (between __start_notes and __stop_notes)."""
-        start, stop = self.addresses("__start_notes"), self.addresses("__stop_notes")
+        return self._notes_build_id("__start_notes", "__stop_notes")
+
+    def _notes_build_id(self, first: str, end: str) -> str | None:
+        """The GNU build id among the notes between two symbols, or None."""
+        start, stop = self.addresses(first), self.addresses(end)
         if len(start) != 1 or len(stop) != 1 or not 0 < stop[0] - start[0] < 0x10000:
             return None
-        return elf_notes.build_id(self._bytes_at(start[0], stop[0] - start[0]))
+        return elf_notes.build_id(elf_notes.notes(self._bytes_at(start[0], stop[0] - start[0])))
 
     def _bytes_at(self, address: int, size: int) -> bytes:
         """The part of [address, address + size) that the image holds."""
@@ -230,7 +257,7 @@ class Kallsyms:
 
     def _find(self, name: str) -> list[int]:
         """Indices of the symbols of this name: of those of its length, first and last code."""
-        wanted, tokens = name.encode("utf-8", "surrogateescape"), self._tokens.tokens
+        wanted, tokens = name.encode("utf-8", "surrogatepass"), self._tokens.tokens
         first = np.array([bool(token) and wanted.startswith(token[1:]) for token in tokens])
         last = np.array([wanted.endswith(token) or token[1:] == wanted for token in tokens])
         firsts, lasts = self._end_codes

@@ -8,6 +8,9 @@ Encodings of symbol i, `rel` being relative_base (kernel/kallsyms.c, kallsyms_sy
                       < 0: rel - 1 - offsets[i]
     place-relative    address of offsets[i] + s32 offsets[i]  7.2 (seen): no relative_base
 
+Xen's tables come from the same program's descendant (xen/tools/symbols.c) and hold u32 offsets from its link
+origin, XEN_VIRT_START, which is in none of them.
+
 The kernel sorts the table by address, most of it lies inside the kernel, and a kernel has exactly one
 encoding: every other reading breaks one of these.
 """
@@ -22,6 +25,11 @@ import numpy as np
 from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.symbols.kallsyms_tables import NameTable, TokenTable, align
 from gdb_p2m.units import U64Array
+
+PLACE_RELATIVE = "place-relative"
+FROM_ORIGIN = "from the image's origin"
+KERNEL_SPAN = 1 << 30
+"""KERNEL_IMAGE_SIZE of x86-64 is at most 1 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,12 @@ class _Place:
     entry: int
 
 
+def _xen_places(names: NameTable, word: int) -> Iterator[_Place]:
+    """The same for xen/tools/symbols.c: just before the count."""
+    yield _Place(names.num_syms_at - 4 * names.count, None, 4)
+    yield _Place(names.num_syms_at - word * names.count, None, word)
+
+
 def _places(names: NameTable, tokens: TokenTable, hints: Mapping[str, int], word: int) -> Iterator[_Place]:
     """Where a table of `names.count` entries may lie, by the orders of scripts/kallsyms.c."""
     count = names.count
@@ -59,11 +73,12 @@ def _places(names: NameTable, tokens: TokenTable, hints: Mapping[str, int], word
 
 
 def _readings(
-    view: memoryview, base: int, place: _Place, count: int, word: int
+    view: memoryview, base: int, place: _Place, count: int, word: int, origin: int | None
 ) -> Iterator[tuple[str, U64Array]]:
     """Every way to read the place, as (encoding, addresses); wraps modulo 2^64 like the kernel."""
-    end = place.at + place.entry * count
-    if place.at < 0 or end > len(view) or (place.base_at is not None and place.base_at + word > len(view)):
+    if place.at < 0 or place.at + place.entry * count > len(view):
+        return
+    if place.base_at is not None and not 0 <= place.base_at <= len(view) - word:
         return
     mask = np.uint64((1 << (8 * word)) - 1)
     if place.entry == word and place.base_at is None:
@@ -71,10 +86,13 @@ def _readings(
     if place.entry != 4:
         return
     offsets = np.frombuffer(view, "<i4", count, place.at)
+    if origin is not None:
+        yield FROM_ORIGIN, np.uint64(origin) + offsets.view(np.uint32)
+        return
     signed = offsets.astype(np.int64).view(np.uint64)
     if place.base_at is None:
         here = np.uint64(base + place.at) + np.arange(0, 4 * count, 4, dtype=np.uint64)
-        yield "place-relative", (here + signed) & mask
+        yield PLACE_RELATIVE, (here + signed) & mask
         return
     relative_base = np.frombuffer(view, f"<u{word}", 1, place.base_at).astype(np.uint64)
     yield "relative", (relative_base + offsets.view(np.uint32)) & mask
@@ -83,25 +101,42 @@ def _readings(
 
 
 def _fits(addresses: U64Array, base: int, size: int) -> bool:
-    """Ascending, most of it inside the image, and nothing above it that a kernel could not reach (1 GiB)."""
-    if int(addresses[-1]) > base + (1 << 30) or np.any(addresses[1:] < addresses[:-1]):
+    """Ascending, at least half of it inside the image and next to nothing (vsyscalls) far above it."""
+    if np.any(addresses[1:] < addresses[:-1]):
         return False
-    first, last = np.searchsorted(addresses, np.array([base, base + size], np.uint64))
-    return bool(2 * (last - first) >= len(addresses))
+    top = (1 << 64) - 1
+    limits = np.array([base, min(base + size, top), min(base + KERNEL_SPAN, top)], np.uint64)
+    first, last, far = np.searchsorted(addresses, limits)
+    return bool(2 * (last - first) >= len(addresses) and 64 * (len(addresses) - far) <= len(addresses))
 
 
 def address_tables(
-    view: memoryview, base: int, names: NameTable, tokens: TokenTable, hints: Mapping[str, int], word: int
+    view: memoryview,
+    base: int,
+    names: NameTable,
+    tokens: TokenTable,
+    hints: Mapping[str, int],
+    word: int,
+    origin: int | None = None,
 ) -> list[AddressTable]:
-    """All readings that fit, different ones only (a real kernel has one)."""
+    """All readings that fit, different ones only (a real kernel has one).
+
+    hints: offsets in the image of the tables, by VMCOREINFO's names. origin: what Xen's offsets count from.
+    """
     found: list[AddressTable] = []
-    for place in _places(names, tokens, hints, word):
-        for encoding, addresses in _readings(view, base, place, names.count, word):
+    based: set[int] = set()
+    places = _places(names, tokens, hints, word) if origin is None else _xen_places(names, word)
+    for place in places:
+        for encoding, addresses in _readings(view, base, place, names.count, word, origin):
             if not _fits(addresses, base, len(view)):
                 continue
             if not any(np.array_equal(addresses, other.addresses) for other in found):
                 found.append(AddressTable(place.at, encoding, addresses))
-    return found
+                if place.base_at is not None:
+                    based.add(place.at)
+    # A word after the offsets that points into the kernel is relative_base, never chance; but ascending
+    # offsets from it ascend from any other place too.
+    return [table for table in found if table.encoding != PLACE_RELATIVE or table.at not in based]
 
 
 def the_address_table(tables: list[AddressTable], count: int) -> AddressTable:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
+from gdb_p2m.errors import NotSupported
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.spaces.radix import Step
+from gdb_p2m.units import FrameArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +107,7 @@ class View(ABC):
     @abstractmethod
     def storage(self) -> Storage:
         """How it is stored, for `stats`."""
+
+    def leaf_slots(self) -> tuple[npt.NDArray[np.uint8], FrameArray]:
+        """x86 views: leaves.Backing and MFN (-1: none) of every stretch of P2M_PER_PAGE PFNs."""
+        raise NotSupported(f"view {self.name} has no leaf slots")

@@ -140,6 +140,9 @@ class LinearView(View):
         backing[p.status == Status.UNREADABLE] = Backing.UNREADABLE
         return backing
 
+    def leaf_slots(self) -> tuple[BackingArray, FrameArray]:
+        return self.backing, self.pages.frame
+
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit)

@@ -105,6 +105,9 @@ class ListListView(View):
         backing[unreadable] = Backing.UNREADABLE
         return backing
 
+    def leaf_slots(self) -> tuple[BackingArray, FrameArray]:
+        return self.backing, self.lists.leaves.reshape(-1)
+
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit)
@@ -130,7 +133,7 @@ class ListListView(View):
                 return t
             mfn = value
         shared = {self.shared_frame(n): n for n in ("p2m_missing", "p2m_identity")}
-        if mfn in shared and shared[mfn]:
+        if shared.get(mfn):
             text = f"{shared[mfn]}: all INVALID for this view; identity by page cannot be seen here"
             t.step("leaf", number % per, (mfn << PAGE_SHIFT) + number % per * size, None, text)
             return t.decide(Kind.MISSING, None, address, f"mid slot: {shared[mfn]}")

@@ -1,4 +1,4 @@
-"""apt with a private tree: other suites than the installed one, without touching the system's apt or dpkg state."""
+"""apt with a private tree: any suite, without touching the system's apt or dpkg state."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import LabError
 from .sources import read_sources, sources_for
 
-# Read after the system's own configuration, so proxies, credentials and keys stay as the machine has them. The
-# hooks are cleared because some machines delete or announce things in *system* directories after an update.
+# Read after the system's own configuration, so proxies, credentials and keys are those of the machine.
+# The hooks are cleared because some machines delete or announce things in system directories after an update.
 # An empty dpkg status: what is installed here must not matter for what is downloaded.
 _CONFIGURATION = """\
 #clear APT::Update::Pre-Invoke;
@@ -38,18 +38,21 @@ Dir::Cache "{root}/cache";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
-_DIRECTORIES = "etc/sources etc/preferences state/lists/partial cache/archives/partial".split()
+_DIRECTORIES = ("etc/sources", "etc/preferences", "state/lists/partial", "cache/archives/partial")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package file that can be downloaded. size in bytes; digest as apt writes it, "SHA256:...", may be empty."""
+    """A package file that can be downloaded.
+
+    size: bytes. sha256: lower-case hexadecimal, empty when apt knows another digest only.
+    """
 
     name: str
     version: str
     filename: str
     size: int
-    digest: str
+    sha256: str
 
 
 class PrivateApt:
@@ -59,7 +62,7 @@ class PrivateApt:
         for program in ("apt-get", "apt-cache", "apt-config", "dpkg-deb"):
             if shutil.which(program) is None:
                 raise LabError(
-                    f"{program} is not installed: packages can only be downloaded on Debian or a system derived from it"
+                    f"{program} is not installed: only Debian and its derivatives can download packages"
                 )
         self.suite = suite
         self.root = root
@@ -77,14 +80,18 @@ class PrivateApt:
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(program, *arguments), capture_output=True, text=True, env=_environment(), check=False
+            self._command(program, *arguments),
+            capture_output=True,
+            text=True,
+            env=_environment(),
+            check=False,
         )
 
     def update(self) -> str:
         """Fetch the package lists; returns what apt complained about, empty when all went well.
 
-        An archive that cannot be reached is only a warning to apt. It is to us too: whether the packages can be
-        found after all is seen when they are looked for, and then this text is shown.
+        An archive that cannot be reached is only a warning to apt. It is to us too: whether the packages can
+        be found after all is seen when they are looked for, and then this text is shown.
         """
         done = self._run("apt-get", "update")
         complaints = [line for line in done.stderr.splitlines() if line.startswith(("E:", "W:", "Err"))]
@@ -107,13 +114,13 @@ class PrivateApt:
         if not record:
             return None
         done = self._run("apt-get", "download", "--print-uris", name)
-        match = re.search(r"^'[^']*' (\S+) (\d+) ?(\S*)$", done.stdout, re.MULTILINE)
+        match = re.search(r"^'[^']*' (\S+) (\d+)(?: SHA256:(\w+))?", done.stdout, re.MULTILINE)
         if match is None:
             raise self.cannot(f"cannot find out where package {name} is", done.stderr)
-        return Package(name, record["Version"], match[1], int(match[2]), match[3])
+        return Package(name, record["Version"], match[1], int(match[2]), match[3] or "")
 
     def download(self, package: Package, into: Path, seen: Callable[[int], None]) -> None:
-        """Download one package into a directory, telling `seen` how many bytes there are. apt checks its hash."""
+        """Download one package into a directory, telling `seen` the bytes so far; apt checks the digest."""
         process = subprocess.Popen(
             self._command("apt-get", "download", f"{package.name}={package.version}"),
             cwd=into,
@@ -128,7 +135,7 @@ class PrivateApt:
                 while process.poll() is None:
                     seen(target.stat().st_size if target.exists() else 0)
                     time.sleep(0.1)
-            except BaseException:  # the user's Ctrl-C too: apt must not go on writing into a directory we remove
+            except BaseException:  # Ctrl-C too: apt must not go on writing into a directory we remove
                 process.terminate()
                 raise
             said = process.stderr.read() if process.stderr else ""
@@ -142,7 +149,7 @@ class PrivateApt:
         indented = answer.replace("\n", "\n    ")
         return LabError(
             f"{what} from suite {self.suite}; apt said:\n    {indented}",
-            hint=f"check the network and the machine's apt sources; `apt-get -c {self._configuration} update`",
+            hint=f"the network, the machine's apt sources, and `apt-get -c {self._configuration} update`",
         )
 
 
@@ -161,4 +168,5 @@ def _system_source_paths() -> tuple[Path, Path]:
         check=False,
     )
     found = dict(re.findall(r"^(\w+)='(.*)'$", done.stdout, re.MULTILINE))
-    return Path(found.get("list", "/etc/apt/sources.list")), Path(found.get("parts", "/etc/apt/sources.list.d"))
+    parts = Path(found.get("parts", "/etc/apt/sources.list.d"))
+    return Path(found.get("list", "/etc/apt/sources.list")), parts

@@ -24,7 +24,7 @@ _MILESTONES = (
     (b"as init process", "dom0's user space has begun"),
 )
 # Xen stops for good after these (it is told not to reboot): waiting for the timeout would tell no more.
-_FATAL = re.compile(rb"Panic on CPU|Kernel panic - not syncing|Domain 0 (crashed|shutdown)|Hardware Dom0 crashed")
+_FATAL = re.compile(rb"Panic on CPU|Kernel panic - not syncing|Hardware Dom0 (crashed|shutdown)")
 
 
 def boot(options: Options, directory: Path, cached: CachedSuite, timeout: float, progress: Progress) -> Lab:
@@ -49,7 +49,7 @@ def _start(options: Options, directory: Path, cached: CachedSuite) -> tuple[Lab,
         machine.require_port(options.port)
     for attempt in range(_PORT_ATTEMPTS):
         lab, process = machine.start(options, options.port or machine.free_port(), directory, cached)
-        lost_port = _died_at_once(lab, process) and "in use" in lab.path(QEMU_LOG).read_text(errors="replace")
+        lost_port = _died_at_once(lab, process) and "in use" in _read(lab.path(QEMU_LOG))
         if options.port or not lost_port or attempt == _PORT_ATTEMPTS - 1:
             break
     return lab, process
@@ -66,7 +66,7 @@ def _died_at_once(lab: Lab, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _wait_for_monitor(lab: Lab, process: subprocess.Popen[bytes]) -> None:
-    """QEMU answers only once it has loaded everything and taken the GDB port: errors of its options show here."""
+    """QEMU answers once it has loaded everything and taken the GDB port: wrong options show here."""
     try:
         with lab.qmp(timeout=30.0) as qmp:
             qmp.execute("query-status")
@@ -98,7 +98,8 @@ def _wait_for_dom0(lab: Lab, process: subprocess.Popen[bytes], timeout: float, p
                 raise LabError(f"the machine stopped: '{match[0].decode()}'; {_tail(lab)}")
             if time.monotonic() > deadline:
                 raise LabError(
-                    f"dom0 was not ready after {timeout:.0f} s; {_tail(lab)}", hint="a longer --timeout on a slow machine"
+                    f"dom0 was not ready after {timeout:.0f} s; {_tail(lab)}",
+                    hint="a longer --timeout if the machine is slow",
                 )
             progress.moving("  " + _last_line(text))
             time.sleep(0.1)
@@ -107,18 +108,26 @@ def _wait_for_dom0(lab: Lab, process: subprocess.Popen[bytes], timeout: float, p
 def _death(lab: Lab, process: subprocess.Popen[bytes]) -> LabError:
     status = process.wait()
     how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
-    said = lab.path(QEMU_LOG).read_text(errors="replace").strip()
+    said = _read(lab.path(QEMU_LOG)).strip()
     return LabError(f"QEMU {how}" + (f", saying:\n    {said}" if said else "") + f"; {_tail(lab)}")
 
 
 def _tail(lab: Lab) -> str:
     """The end of the serial log, for an error message."""
     path = lab.path(SERIAL_LOG)
-    lines = path.read_text(errors="replace").replace("\r", "").splitlines()
+    lines = _read(path).replace("\r", "").splitlines()
     if not lines:
         return f"nothing was written to the serial log {path}"
     last = "\n    ".join(lines[-_TAIL_LINES:])
     return f"the serial log {path} ends with:\n    {last}"
+
+
+def _read(path: Path) -> str:
+    """A log's text; nothing when `down` of another command took it away."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _last_line(text: bytes) -> str:

@@ -1,23 +1,20 @@
 """Downloaded and unpacked suites. A suite is either whole (`current` leads to a manifest) or not there.
 
-    SUITE/apt/              the private apt tree
-    SUITE/debs/*.deb        the packages
-    SUITE/boot-HASH/        the files taken from them, and manifest.json
-    SUITE/current           symbolic link to the boot-HASH in use, replaced in one step
+- SUITE/apt/: the private apt tree, only while it is needed
+- SUITE/debs/: the packages
+- SUITE/boot-HASH/: the files taken from them, and manifest.json
+- SUITE/current: symbolic link to the boot-HASH in use, replaced in one step
 """
 
 from __future__ import annotations
 
 import fcntl
-import gzip
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +25,17 @@ from .errors import LabError
 from .packages import ROLES, Role
 from .places import cache_root
 from .progress import Progress, size_text
+from .unpack import unpack
 
-_FORMAT = 1  # of the manifest: a cache of another format is unpacked again
+_FORMAT = 1  # one more whenever packages.ROLES or the manifest change: older caches are then made again
 
 
 @dataclass(frozen=True)
 class CachedSuite:
-    """A suite that is ready to boot. files: key of packages.WantedFile to path; versions: "xen" and "linux"."""
+    """A suite that is ready to boot.
+
+    versions: "xen" and "linux". packages: name to version. files: key of a WantedFile to its path.
+    """
 
     suite: str
     versions: dict[str, str]
@@ -62,7 +63,7 @@ def cached(suite: str) -> CachedSuite | None:
 
 
 def ensure(suite: str, progress: Progress, *, refresh: bool = False) -> CachedSuite:
-    """The suite, downloaded first if it is not in the cache; refresh looks for newer packages than the cached ones.
+    """The suite, downloaded first if it is not in the cache; refresh looks for newer packages.
 
     Several labs may ask at once: one downloads, the others wait for it.
     """
@@ -75,7 +76,7 @@ def ensure(suite: str, progress: Progress, *, refresh: bool = False) -> CachedSu
             _fetch(suite, root, progress)
             found = cached(suite)
     if found is None:
-        raise LabError(f"{root} is not whole right after it was written", hint=f"remove {root} and run this again")
+        raise LabError(f"{root} is not whole although it was just written", hint=f"remove {root}")
     return found
 
 
@@ -93,24 +94,33 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
 def _fetch(suite: str, root: Path, progress: Progress) -> None:
     apt = PrivateApt(suite, root / "apt")
     progress.step(f"{suite}: updating the package lists (this machine's apt sources, a private apt tree)")
-    if said := apt.update():
-        progress.warn(f"apt said:\n    {said.replace(chr(10), chr(10) + '    ')}")
+    complaints = apt.update()
     versions = _versions(apt)
+    if complaints:
+        progress.warn("apt said:\n    " + complaints.replace("\n", "\n    "))
     chosen = [(role, package) for role in ROLES if (package := _choose(apt, role, versions))]
     for _, package in chosen:
         _download(apt, package, root / "debs", progress)
     fingerprint = json.dumps([_FORMAT, [(package.name, package.version) for _, package in chosen]])
     directory = root / f"boot-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
-    progress.step(f"{suite}: unpacking Xen {versions['xen']} and Linux {versions['linux']}")
+    if (now := cached(suite)) and now.path("xen").parent.name == directory.name:
+        progress.step(f"{suite}: the cached packages are the newest")
+    else:
+        progress.step(f"{suite}: unpacking Xen {versions['xen']} and Linux {versions['linux']}")
+        _put(root, directory, lambda work: _unpack_all(chosen, versions, root / "debs", work))
+    _forget_others(root, directory, {package.filename for _, package in chosen})
+
+
+def _put(root: Path, directory: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a scratch directory, give it its name and let `current` lead to it: each in one step."""
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=root) as scratch:
         work = Path(scratch) / "boot"
         work.mkdir()
-        _unpack_all(chosen, versions, root / "debs", work)
-        shutil.rmtree(directory, ignore_errors=True)
+        fill(work)
+        shutil.rmtree(directory, ignore_errors=True)  # it is not whole, or it would be in use
         work.rename(directory)
         (Path(scratch) / "current").symlink_to(directory.name)
         os.replace(Path(scratch) / "current", root / "current")
-    _forget_others(root, directory, {package.filename for _, package in chosen})
 
 
 def _versions(apt: PrivateApt) -> dict[str, str]:
@@ -138,7 +148,7 @@ def _download(apt: PrivateApt, package: Package, debs: Path, progress: Progress)
     debs.mkdir(exist_ok=True)
     target = debs / package.filename
     label = f"{package.name} {package.version} ({size_text(package.size)})"
-    if target.is_file() and target.stat().st_size == package.size:
+    if _is_whole(target, package):
         progress.step(f"{apt.suite}: have {label}")
         return
     progress.step(f"{apt.suite}: downloading {label}")
@@ -152,6 +162,14 @@ def _download(apt: PrivateApt, package: Package, debs: Path, progress: Progress)
     progress.clear()
 
 
+def _is_whole(path: Path, package: Package) -> bool:
+    """Whether a package is in the cache already: from an earlier fetch that failed, or before a refresh."""
+    if not path.is_file() or path.stat().st_size != package.size:
+        return False
+    with path.open("rb") as stream:
+        return package.sha256 in ("", hashlib.file_digest(stream, "sha256").hexdigest())
+
+
 def _unpack_all(
     chosen: list[tuple[Role, Package]], versions: dict[str, str], debs: Path, directory: Path
 ) -> None:
@@ -160,11 +178,11 @@ def _unpack_all(
     for role, package in chosen:
         version = versions.get(role.version_of or "", "")
         wanted = {file.key: file for file in role.files if file.key not in entries}
-        for key, name in _unpack(debs / package.filename, wanted, version, directory).items():
+        for key, name in unpack(debs / package.filename, wanted, version, directory).items():
             entries[key] = {"name": name, "size": (directory / name).stat().st_size}
         missing = [key for key, file in wanted.items() if file.required and key not in entries]
         if missing:
-            raise LabError(f"{package.filename} holds no file for {', '.join(missing)}: its layout is not known")
+            raise LabError(f"{package.filename} has no file known as {' or '.join(missing)}")
     manifest = {
         "format": _FORMAT,
         "versions": versions,
@@ -174,30 +192,12 @@ def _unpack_all(
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _unpack(
-    deb: Path, wanted: dict[str, packages.WantedFile], version: str, directory: Path
-) -> dict[str, str]:
-    """Read the package's tar stream once and write the wanted files; most of a kernel package is modules."""
-    found: dict[str, str] = {}
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                path = member.name.removeprefix("./")
-                for key, file in wanted.items():
-                    if key in found or not member.isfile() or member.size < file.min_size:
-                        continue
-                    if file.matcher(version).fullmatch(path) and (data := archive.extractfile(member)):
-                        found[key] = file.saved_as.format(version=version)
-                        content = data.read()
-                        (directory / found[key]).write_bytes(gzip.decompress(content) if file.gunzip else content)
-    if process.returncode != 0:
-        raise LabError(f"dpkg-deb cannot read {deb}", hint=f"remove {deb} and run this again")
-    return found
-
-
 def _forget_others(root: Path, directory: Path, filenames: set[str]) -> None:
-    """Remove what earlier versions left: a cache that only grows is a nuisance."""
-    for path in root.glob("boot-*"):
+    """Remove what is not needed any more: other versions, scratch directories of commands that were killed,
+    and the package lists, which are large and age.
+    """
+    scratch = (*root.glob("unpack-*"), *root.glob("download-*"))
+    for path in (root / "apt", *scratch, *root.glob("boot-*")):
         if path != directory:
             shutil.rmtree(path, ignore_errors=True)
     for path in (root / "debs").iterdir():

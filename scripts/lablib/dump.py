@@ -17,9 +17,12 @@ from .labs import Lab
 from .progress import Progress, size_text
 
 _UNITS = {"M": 1 << 20, "G": 1 << 30}
-_EHDR = struct.Struct("<4sBB10xHHIQQQIHHHHHH")  # Elf64_Ehdr
-_PHDR = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr: type, flags, offset, vaddr, paddr, filesz, memsz, align
-_ET_CORE, _EM_X86_64, _PT_LOAD, _PT_NOTE = 4, 62, 1, 4
+# Elf64_Ehdr: magic, class, data, version; type, machine, version, entry, phoff, shoff, flags; ehsize,
+# phentsize, phnum, shentsize, shnum, shstrndx. System V ABI, "Object Files".
+EHDR = struct.Struct("<4sBBB9xHHIQQQIHHHHHH")
+EHDR_PHOFF, EHDR_PHNUM = 8, 13  # indexes in what unpack returns
+PHDR = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr: type, flags, offset, vaddr, paddr, filesz, memsz, align
+ET_CORE, EM_X86_64, PT_LOAD, PT_NOTE = 4, 62, 1, 4
 
 
 def memory_bytes(mem: str) -> int:
@@ -30,7 +33,7 @@ def memory_bytes(mem: str) -> int:
 def dump(lab: Lab, file: Path, make: Callable[[Lab, Path, Progress], None], progress: Progress) -> int:
     """Write a dump to `file` (compressed when its name ends in .zst) and return the file's size.
 
-    It is made under another name in the same directory, checked, and renamed: what has the wanted name is whole.
+    It is made in a directory beside the file, checked, and renamed: what has the wanted name is whole.
     """
     compress = file.suffix == ".zst"
     zstd = _require_zstd() if compress else ""
@@ -41,6 +44,7 @@ def dump(lab: Lab, file: Path, make: Callable[[Lab, Path, Progress], None], prog
         if compress:
             progress.step(f"compressing {size_text(raw.stat().st_size)}")
             raw = _compress(zstd, raw)
+        raw.chmod(0o666 & ~_umask())  # QEMU makes dumps read-only even for their owner
         raw.replace(file)
     return file.stat().st_size
 
@@ -57,7 +61,7 @@ def by_qemu(lab: Lab, file: Path, progress: Progress) -> None:
             time.sleep(0.1)
         progress.clear()
     if state["status"] != "completed":
-        raise LabError(f"QEMU could not write the dump to {file} (status '{state['status']}')", hint="is the disk full?")
+        raise LabError(f"QEMU could not write {file}: status '{state['status']}'", hint="is the disk full?")
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def _scratch(file: Path, needed: int) -> Iterator[Path]:
     try:
         free = shutil.disk_usage(parent).free
         if free < needed:
-            raise LabError(f"{parent} has {size_text(free)} free, the dump needs {size_text(needed)}")
+            raise LabError(f"{parent} has {size_text(free)} free, a dump needs {size_text(needed)}")
         with tempfile.TemporaryDirectory(prefix=".lab-dump-", dir=parent) as name:
             yield Path(name)
     except OSError as error:
@@ -80,22 +84,30 @@ def check_core(file: Path, memory: int) -> None:
     """Raise LabError unless the file is an x86-64 ELF core whose segments hold at least `memory` bytes."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        header = stream.read(_EHDR.size)
-        if len(header) < _EHDR.size or header[:5] != b"\x7fELF\x02":
+        header = stream.read(EHDR.size)
+        if len(header) < EHDR.size or header[:5] != b"\x7fELF\x02":
             raise LabError(f"the dump is no 64-bit ELF file: it begins with {header[:8].hex()}")
-        _, _, _, kind, machine, _, _, offset, _, _, _, _, count, _, _, _ = _EHDR.unpack(header)
-        if (kind, machine) != (_ET_CORE, _EM_X86_64):
+        fields = EHDR.unpack(header)
+        kind, machine = fields[4:6]
+        if (kind, machine) != (ET_CORE, EM_X86_64):
             raise LabError(f"the dump is no x86-64 core: ELF type {kind}, machine {machine}")
-        stream.seek(offset)
-        table = stream.read(count * _PHDR.size)
-    segments = list(_PHDR.iter_unpack(table[: len(table) // _PHDR.size * _PHDR.size]))
-    held = sum(segment[5] for segment in segments if segment[0] == _PT_LOAD)
+        stream.seek(fields[EHDR_PHOFF])
+        table = stream.read(fields[EHDR_PHNUM] * PHDR.size)
+    segments = list(PHDR.iter_unpack(table[: len(table) // PHDR.size * PHDR.size]))
+    held = sum(segment[5] for segment in segments if segment[0] == PT_LOAD)
     end = max((segment[2] + segment[5] for segment in segments), default=0)
     if held < memory or end > size:
         raise LabError(
-            f"the dump is not whole: {size} bytes, its segments end at {end} and hold {held} bytes of memory, "
-            f"the machine has {memory}"
+            f"the dump is not whole: it has {size} bytes, its segments end at {end} and hold {held} bytes, "
+            f"the machine's memory is {memory}"
         )
+
+
+def _umask() -> int:
+    """The mode bits the user does not want on new files; can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _require_zstd() -> str:

@@ -18,8 +18,8 @@ from .errors import LabError
 from .places import make_run_root, run_root
 from .qmp import Qmp, QmpError, QmpTimeout
 
-# Names in a lab's directory. QEMU runs in it, so its own command line uses them without any path: no length limit
-# of socket paths and no quoting of commas or blanks can get in the way.
+# Names in a lab's directory. QEMU runs in it, so its own command line uses them without any path: no length
+# limit of socket paths and no quoting of commas or blanks can get in the way.
 FACTS = "lab.json"
 QMP_SOCKET = "qmp.sock"
 MONITOR_SOCKET = "monitor.sock"
@@ -29,8 +29,9 @@ QEMU_LOG = "qemu.log"
 
 @dataclass(frozen=True)
 class Lab:
-    """What is known about one lab. start_ticks: field 22 of /proc/PID/stat, which tells our process from a later
-    one that was given the same id.
+    """What is known about one lab.
+
+    start_ticks: field 22 of /proc/PID/stat, which tells our process from a later one with the same id.
     """
 
     name: str
@@ -66,8 +67,8 @@ class Lab:
         """A session with the lab's QEMU; LabError when it has died."""
         if not self.alive():
             raise LabError(
-                f"lab '{self.name}' is dead: its QEMU (pid {self.pid}) is gone; last words in {self.path(SERIAL_LOG)}",
-                hint=f"scripts/lab down --name {self.name}",
+                f"lab '{self.name}' is dead: its QEMU (pid {self.pid}) is gone",
+                hint=f"`scripts/lab console --name {self.name}` for its last words, then `down`",
             )
         return Qmp(self.path(QMP_SOCKET), timeout=timeout)
 
@@ -174,7 +175,7 @@ def _gone(lab: Lab, patience: float) -> bool:
 
 
 def _signal(lab: Lab, number: signal.Signals) -> None:
-    """Through a process descriptor: between the check and the signal the id cannot pass to another process."""
+    """Through a process descriptor: the id cannot pass to another process between check and signal."""
     try:
         descriptor = os.pidfd_open(lab.pid)
     except ProcessLookupError:

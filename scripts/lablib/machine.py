@@ -40,7 +40,7 @@ class Options:
             raise UsageError(f"--mem {self.mem}: a number and M or G, such as 1024M or 5G")
         if not _DOM0_MEM.fullmatch(self.dom0_mem):
             raise UsageError(
-                f"--dom0-mem {self.dom0_mem}: sizes as Xen's dom0_mem takes them, such as 400M or 3500M,max:3500M"
+                f"--dom0-mem {self.dom0_mem}: sizes as Xen's dom0_mem takes them: 400M, 3500M,max:3500M"
             )
         if not 1 <= self.cpus <= 64:
             raise UsageError(f"--cpus {self.cpus}: from 1 to 64")
@@ -48,7 +48,7 @@ class Options:
             raise UsageError(f"--port {self.port}: from 1 to 65535, or 0 for a free one")
         if "," in self.kernel_args:
             raise UsageError(
-                f"--kernel-args {self.kernel_args!r} has a comma: QEMU would cut its list of boot modules there"
+                f"--kernel-args {self.kernel_args!r} has a comma: QEMU would end the kernel's arguments there"
             )
 
 
@@ -70,21 +70,24 @@ def free_port() -> int:
 def require_port(port: int) -> None:
     """Raise LabError when a port the user asked for is taken."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as QEMU does: ignore connections that ended
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as QEMU: ended connections do not count
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise LabError(
-                f"port {port} cannot be used: {error.strerror}", hint="another --port, or none to get a free one"
+                f"port {port} cannot be used: {error.strerror}",
+                hint="another --port, or none to get a free one",
             ) from error
 
 
 def command_line(qemu: str, options: Options, port: int) -> list[str]:
     """QEMU's command line; all files are names in the lab's directory.
 
-    TCG, not KVM: KVM cannot emulate one of Xen's instructions on every host. SMAP and SMEP off: with SMAP, dom0 dies
-    at once under TCG (a fault in a bounce frame).
+    TCG, not KVM: not every host has it, nor can it emulate all that Xen does. No SMAP: with it dom0 dies at
+    once under TCG, of a fault in a bounce frame; SMEP goes with it. no_hash_pointers (5.12 on): the kernel's
+    log then tells where it put the P2M, which a test can compare.
     """
+    kernel = "vmlinuz console=hvc0 earlyprintk=xen no_hash_pointers"
     xen = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0=pv"
     return [
         qemu,
@@ -98,7 +101,7 @@ def command_line(qemu: str, options: Options, port: int) -> list[str]:
         *("-gdb", f"tcp:127.0.0.1:{port}"),
         *(["-S"] if options.stopped else []),
         *("-kernel", "xen", "-append", f"{xen} dom0_mem={options.dom0_mem} {options.xen_args}".rstrip()),
-        *("-initrd", f"vmlinuz console=hvc0 earlyprintk=xen {options.kernel_args}".rstrip() + ",dom0.img"),
+        *("-initrd", f"{kernel} {options.kernel_args}".rstrip() + ",dom0.img"),
     ]
 
 

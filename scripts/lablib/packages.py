@@ -10,24 +10,7 @@ from dataclasses import dataclass
 
 from .errors import LabError
 
-
-@dataclass(frozen=True)
-class Suite:
-    """What differs between the Debian releases. dom0_mem: enough for the kernel to come up with room to spare."""
-
-    name: str
-    dom0_mem: str
-
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite("bullseye", "400M"),
-        Suite("bookworm", "400M"),
-        Suite("trixie", "600M"),
-        Suite("sid", "600M"),
-    )
-}
+SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DEFAULT_SUITE = "bookworm"
 
 
@@ -93,8 +76,8 @@ ROLES = (
         version_of="xen",
         required=False,
     ),
-    # linux-binary is the image alone (newest suites); before it, image and modules are one package. The unsigned
-    # one appears in the archive before the signed one of the same version.
+    # linux-binary is the image alone (newest suites); before it, image and modules are one package. The
+    # unsigned one is in the archive before the signed one of the same version.
     Role(
         "kernel",
         ("linux-binary-{version}", "linux-image-{version}-unsigned", "linux-image-{version}"),

@@ -48,5 +48,5 @@ def make_run_root() -> Path:
 def checked_name(name: str) -> str:
     """A lab's name is a file name too: refuse what would leave the run directory or confuse a shell."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' cannot be a lab's name: use letters, digits, '.', '_' and '-', at most 40")
+        raise UsageError(f"'{name}' cannot be a lab's name: at most 40 letters, digits, '.', '_' and '-'")
     return name

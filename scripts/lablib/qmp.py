@@ -1,7 +1,7 @@
 """QEMU's control socket: QMP, and the human monitor through it.
 
-QMP rather than the text of the human monitor, because its errors are errors, paths need no quoting and nothing is
-echoed. Specification: QEMU, docs/interop/qmp-spec.
+QMP rather than the text of the human monitor, because its errors are errors, paths need no quoting and
+nothing is echoed. Specification: QEMU, docs/interop/qmp-spec.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +28,7 @@ class QmpTimeout(QmpError):
 
 
 def connect_unix(path: Path, timeout: float) -> socket.socket:
-    """Connect to a socket however long its path is: through a descriptor of its directory when it is too long."""
+    """Connect to a socket, through a descriptor of its directory when the path is too long for the kernel."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
     directory = -1
@@ -73,10 +74,8 @@ class Qmp:
 
     def close(self) -> None:
         """End the session; the machine goes on as it is."""
-        try:
+        with suppress(OSError):  # QEMU went away with a command of ours unsent: the caller knows already
             self._stream.close()
-        except OSError:
-            pass  # QEMU went away with a command of ours unsent: the caller knows already
         self._socket.close()
 
     def _receive(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The machine's own apt sources, read, and rewritten for another Debian suite.
 
-The lab names no mirror: it uses the ones the machine is configured for, whichever suite they are used for, and
-asks them for the suite it needs. Both formats of sources.list(5) are read; what is written is deb822 style.
+The lab names no mirror: it uses the ones the machine is configured for, whichever suite they are used for,
+and asks them for the suite it needs. Both formats of sources.list(5) are read; deb822 style is written.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from .errors import LabError
 
 # Names under which Debian's archive is used, without -updates, -security and the like.
 DEBIAN_SUITES = frozenset(
-    "buster bullseye bookworm trixie forky duke sid stable oldstable oldoldstable testing unstable".split()
+    (
+        *("bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
+        *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
+    )
 )
 _SECURITY = re.compile(r"-security$|/updates$")
 _VARIANT = re.compile(r"-(security|updates|backports|backports-sloppy|proposed-updates)$|/updates$")
 
 # Whom to trust and how much must stay as the administrator set it; everything else is chosen by the lab.
 _KEPT = frozenset(
-    "signed-by trusted check-valid-until valid-until-min valid-until-max check-date date-max-future "
-    "allow-insecure allow-weak allow-downgrade-to-insecure".split()
+    (
+        *("signed-by", "trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure"),
+        *("check-valid-until", "valid-until-min", "valid-until-max", "check-date", "date-max-future"),
+    )
 )
 # Third parties use Debian's suite names too. Debian's own archive is known by its path or by its key.
 _ARCHIVE_PATH = re.compile(r"/debian(-security)?(\.list)?(/|$)")
@@ -48,16 +53,19 @@ def parse_deb822(text: str) -> list[Source]:
     found = []
     for stanza in re.split(r"\n[ \t]*\n", re.sub(r"(?m)^#.*\n?", "", text)):
         fields = _deb822_fields(stanza)
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false"):
+        enabled = fields.get("enabled", "yes").lower() not in ("no", "false")
+        if not enabled or "deb" not in fields.get("types", "").split():
             continue
         options = tuple((name, value) for name, value in fields.items() if name in _KEPT)
-        parts = (tuple(fields.get(name, "").split()) for name in ("uris", "suites", "components"))
-        found.append(Source(*parts, options))
+        uris, suites, components = (
+            tuple(fields.get(name, "").split()) for name in ("uris", "suites", "components")
+        )
+        found.append(Source(uris, suites, components, options))
     return found
 
 
 def _deb822_fields(stanza: str) -> dict[str, str]:
-    """Field name in lower case to value; lines that go on keep their line breaks (an embedded key needs them)."""
+    """Field name in lower case to value; line breaks in a value are kept (an embedded key needs them)."""
     fields: dict[str, str] = {}
     name = ""
     for line in stanza.splitlines():
@@ -113,8 +121,8 @@ def sources_for(suite: str, configured: Iterable[Source]) -> str:
                 (security if _SECURITY.search(name) else main).setdefault(uri, source)
     if not main:
         raise LabError(
-            f"none of this machine's apt sources is a Debian archive, so there is nowhere to get {suite} from",
-            hint="add a Debian source to /etc/apt/sources.list.d (and its key), then run this again",
+            f"none of this machine's apt sources is a Debian archive: there is nowhere to get {suite} from",
+            hint="a Debian source (and its key) in /etc/apt/sources.list.d",
         )
     stanzas = [_stanza(uri, suite, source) for uri, source in main.items()]
     if suite != "sid":  # sid has no security archive: fixes go to sid itself
@@ -123,7 +131,8 @@ def sources_for(suite: str, configured: Iterable[Source]) -> str:
 
 
 def _uses_debian_suite(source: Source) -> bool:
-    return "main" in source.components and any(_VARIANT.sub("", name) in DEBIAN_SUITES for name in source.suites)
+    suites = {_VARIANT.sub("", name) for name in source.suites}
+    return "main" in source.components and not suites.isdisjoint(DEBIAN_SUITES)
 
 
 def _is_debian_archive(source: Source) -> bool:
@@ -133,6 +142,7 @@ def _is_debian_archive(source: Source) -> bool:
 
 def _stanza(uri: str, suite: str, source: Source) -> str:
     """Targets: only the package index is needed, not the contents lists some machines configure."""
-    lines = ["Types: deb", f"URIs: {uri}", f"Suites: {suite}", "Components: main", "Targets: Packages", "PDiffs: no"]
+    lines = ["Types: deb", f"URIs: {uri}", f"Suites: {suite}", "Components: main"]
+    lines += ["Targets: Packages", "PDiffs: no"]
     lines += [f"{name.title()}: {value}" for name, value in source.options]
     return "\n".join(lines) + "\n"

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import boot, cache, dump, labs, livedump, machine
-from .errors import LabError, UsageError
+from .errors import LabError
 from .labs import MONITOR_SOCKET, QMP_SOCKET, SERIAL_LOG, Lab
-from .packages import SUITES
 from .places import checked_name
 from .progress import Progress
 
@@ -44,12 +43,12 @@ def facts(lab: Lab) -> dict[str, Any]:
 
 
 def _describe(lab: Lab) -> str:
-    plural = "" if lab.cpus == 1 else "s"
+    cpus = "1 CPU" if lab.cpus == 1 else f"{lab.cpus} CPUs"
     return "\n".join(
         (
             f"lab '{lab.name}': {lab.state()}, pid {lab.pid}",
             f"  Debian {lab.suite}: Xen {lab.versions['xen']}, dom0 Linux {lab.versions['linux']}",
-            f"  machine {lab.mem}, dom0_mem={lab.dom0_mem}, {lab.cpus} CPU{plural}; GDB port 127.0.0.1:{lab.port}",
+            f"  machine {lab.mem}, dom0_mem={lab.dom0_mem}, {cpus}, GDB port 127.0.0.1:{lab.port}",
             f"  serial log {lab.path(SERIAL_LOG)}",
             f"  {gdb_command(lab)}",
         )
@@ -66,7 +65,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> None:
         suite=arguments.suite,
         name=checked_name(arguments.name),
         mem=arguments.mem,
-        dom0_mem=arguments.dom0_mem or SUITES[arguments.suite].dom0_mem,
+        dom0_mem=arguments.dom0_mem,
         cpus=arguments.cpus,
         port=arguments.port,
         stopped=arguments.stopped,
@@ -113,7 +112,7 @@ def monitor(arguments: argparse.Namespace, progress: Progress) -> None:
     """One line of QEMU's human monitor. It only has words: those that begin an error make one of it."""
     with labs.the_lab(checked_name(arguments.name)).qmp(timeout=arguments.timeout) as qmp:
         answer = qmp.human(arguments.command)
-    if answer.startswith(("Error:", "unknown command:", "invalid", "Invalid", "Try \"help")):
+    if answer.startswith(("Error:", "unknown command:", "invalid", "Invalid", 'Try "help')):
         raise LabError(f"QEMU's monitor says: {answer.strip()}")
     print(answer, end="" if answer.endswith("\n") or not answer else "\n")
 
@@ -152,7 +151,8 @@ def fetch(arguments: argparse.Namespace, progress: Progress) -> None:
                 hint=f"scripts/lab down --name {using[0]}",
             )
     found = cache.ensure(suite, progress, refresh=arguments.refresh)
-    print(f"{suite}: Xen {found.versions['xen']}, Linux {found.versions['linux']} in {found.path('xen').parent}")
+    xen, linux = found.versions["xen"], found.versions["linux"]
+    print(f"{suite}: Xen {xen}, Linux {linux} in {found.path('xen').parent}")
 
 
 def console(arguments: argparse.Namespace, progress: Progress) -> None:
@@ -182,6 +182,3 @@ def paths(arguments: argparse.Namespace, progress: Progress) -> None:
             **{key: str(found.files[key]) if key in found.files else None for key in keys},
         }
     )
-
-
-__all__ = ["UsageError", "cont", "console", "down", "fetch", "monitor", "paths", "status", "stop", "take_dump", "up"]

@@ -1,0 +1,205 @@
+"""The shell front end: `gdb-p2m VERB DUMP [options]`. The parser and the rendering serve GDB too."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, TextIO
+
+from gdb_p2m import __version__
+from gdb_p2m.commands.base import Context, Report, Verb
+from gdb_p2m.commands.registry import BY_NAME, VERBS
+from gdb_p2m.errors import NotUnderstood, P2mError, UsageError
+from gdb_p2m.progress import Progress, no_progress
+
+EXIT_FINE, EXIT_FOUND, EXIT_USAGE, EXIT_INPUT = 0, 1, 2, 3
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError instead of leaving the process (GDB must not be left)."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", hint=f"{self.prog} --help")
+
+
+def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
+    """The parser of one verb, the same for both front ends but for DUMP."""
+    usage_dump = " DUMP" if with_dump and verb.uses == "target" else ""
+    parser = Parser(
+        prog=prog,
+        description=verb.description,
+        epilog=f"example: {prog}{usage_dump.replace('DUMP', 'dom0.core')} {verb.example}".rstrip(),
+    )
+    if usage_dump:
+        parser.add_argument("dump", metavar="DUMP", help="the dump: ELF vmcore, also .zst or .gz")
+    verb.configure(parser)
+    common = parser.add_argument_group("common options")
+    if verb.uses == "target":
+        common.add_argument("--kernel", metavar="FILE", help="guest kernel: vmlinux, System.map or vmlinuz")
+        common.add_argument("--xen", metavar="FILE", help="hypervisor: xen-syms")
+        common.add_argument("--domain", type=int, metavar="N", help="domain id (default: dom0)")
+        common.add_argument(
+            "--view", metavar="V", help="linear, tree, list-list, gstage (default: the guest's own)"
+        )
+        common.add_argument(
+            "--timing", action="store_true", help="seconds per stage and pages read, on stderr"
+        )
+        if not verb.damaged_ok:
+            common.add_argument(
+                "--damaged",
+                action="store_true",
+                help="answer from a truncated or contradictory dump all the same",
+            )
+    common.add_argument("--format", choices=verb.formats, default="text", help="default: text")
+    common.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="same as --format json"
+    )
+    common.add_argument("-o", "--output", metavar="FILE", default="-", help="write there (default -: stdout)")
+    return parser
+
+
+def rendered(report: Report, fmt: str) -> str:
+    """The report in one of its formats."""
+    if fmt in report.extra:
+        return report.extra[fmt]()
+    if fmt == "json":
+        from gdb_p2m.render.json_text import to_json
+
+        return to_json(report.data)
+    from gdb_p2m.render.text import to_text
+
+    return to_text(report)
+
+
+def main_parser() -> Parser:
+    """`gdb-p2m --help`: the list of verbs."""
+    width = max(len(v.name) for v in VERBS) + 2
+    listed = "\n".join(f"  {v.name:<{width}}{v.summary}" for v in VERBS)
+    extra = f"  {'gdbinit':<{width}}print the line that makes GDB load p2m"
+    parser = Parser(
+        prog="gdb-p2m",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="gdb-p2m VERB DUMP [options]",
+        description="Decode and check the P2M of Xen guests in crash dumps. In GDB: p2m VERB.",
+        epilog=f"verbs:\n{listed}\n{extra}\n\n`gdb-p2m VERB --help` explains one, with an example.\n"
+        "exit codes: 0 fine, 1 check found errors, 2 wrong usage, 3 the input cannot be read or understood",
+    )
+    parser.add_argument("--version", action="version", version=f"gdb-p2m {__version__}")
+    parser.add_argument("verb", metavar="VERB")
+    return parser
+
+
+def run(argv: Sequence[str], out: TextIO, err: TextIO, progress: Progress = no_progress) -> int:
+    """One command line. Returns the exit code; raises only SystemExit of --help and --version."""
+    if not argv or argv[0].startswith("-"):
+        parser = main_parser()
+        if not argv:
+            parser.print_help(err)
+            return EXIT_USAGE
+        parser.parse_args(argv)
+    if argv[0] == "gdbinit":
+        from gdb_p2m.gdbinit import gdbinit_line
+
+        out.write(gdbinit_line() + "\n")
+        return EXIT_FINE
+    verb = BY_NAME.get(argv[0])
+    if verb is None:
+        raise UsageError(f"gdb-p2m: no verb is called {argv[0]!r}", hint=_nearest(argv[0]))
+    args = build_parser(verb, f"gdb-p2m {verb.name}", True).parse_args(argv[1:])
+    if verb.uses == "nothing":
+        return _emit(verb.run(Context(None), args), args, out)
+    return _with_target(verb, args, out, err, progress)
+
+
+def _with_target(verb: Verb, args: argparse.Namespace, out: TextIO, err: TextIO, progress: Progress) -> int:
+    from gdb_p2m.sources.probe import open_source
+    from gdb_p2m.target import Target
+
+    target = Target(open_source(args.dump, progress), kernel=args.kernel, xen=args.xen, progress=progress)
+    try:
+        refuse_damage(target, verb, args)
+        for warning in target.warnings:
+            err.write(f"gdb-p2m: warning: {warning}\n")
+        with target.timing.stage("all"):
+            report = verb.run(Context(target, args.domain, progress), args)
+            code = _emit(report, args, out)
+        if args.timing:
+            err.write(timing_text(target))
+        return code
+    finally:
+        target.close()
+
+
+def refuse_damage(target: object, verb: Verb, args: argparse.Namespace) -> None:
+    """A truncated dump must not give an answer that looks whole, unless the user says so."""
+    from gdb_p2m.target import Target
+
+    assert isinstance(target, Target)
+    if target.warnings and not verb.damaged_ok and not args.damaged:
+        raise NotUnderstood(
+            f"{target.source.info.path}: the dump is damaged: {target.warnings[0]}",
+            hint="`check` and `identify` report on it; --damaged answers from what is left",
+        )
+
+
+def timing_text(target: object) -> str:
+    """--timing: stages and what was read."""
+    from gdb_p2m.target import Target
+
+    assert isinstance(target, Target)
+    counters = target.source.counters
+    lines = [f"  {name:<28}{seconds * 1000:10.1f} ms" for name, seconds in target.timing.stages]
+    lines.append(f"  {'pages read':<28}{counters.pages:10,} in {counters.requests:,} reads")
+    return "timing:\n" + "\n".join(lines) + "\n"
+
+
+def _emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
+    text = rendered(report, args.format)
+    if args.output == "-":
+        out.write(text)
+    else:
+        try:
+            with open(args.output, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as e:
+            raise UsageError(f"{args.output}: cannot be written: {e.strerror}") from None
+    return report.exit_code
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, BY_NAME, n=1)
+    return f"did you mean {near[0]!r}?" if near else "gdb-p2m --help lists the verbs"
+
+
+def main() -> None:
+    """Entry point of the `gdb-p2m` command."""
+    from gdb_p2m.render.progress_bar import terminal_progress
+
+    try:
+        code = run(sys.argv[1:], sys.stdout, sys.stderr, terminal_progress(sys.stderr))
+        sys.stdout.flush()
+    except UsageError as e:
+        code = _complain(e, EXIT_USAGE)
+    except P2mError as e:
+        code = _complain(e, EXIT_INPUT)
+    except BrokenPipeError:
+        # The reader (head, less) went away: not our error. Keep the interpreter from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FINE
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _complain(error: P2mError, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"gdb-p2m: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a verb is, and what it returns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.structures.m2p import M2p
+from gdb_p2m.target import Target
+from gdb_p2m.views.registry import Views
+
+Cell = str | int | None
+
+
+@dataclass
+class Table:
+    """Rows for people. align: one letter a column, l(eft) or r(ight); default by type."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    align: str = ""
+
+
+@dataclass
+class Text:
+    """A paragraph for people."""
+
+    text: str
+
+
+Block = Table | Text
+
+
+@dataclass
+class Report:
+    """What a verb found. data: the JSON document; blocks: the same for people, in order.
+
+    extra: format name -> text, for formats that are no plain view of data (csv, sarif, junit).
+    """
+
+    data: dict[str, Any]
+    blocks: list[Block] = field(default_factory=list)
+    exit_code: int = 0
+    extra: dict[str, Callable[[], str]] = field(default_factory=dict)
+
+    def table(
+        self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", align: str = ""
+    ) -> None:
+        """Append a table."""
+        self.blocks.append(Table(headers, rows, title, align))
+
+    def text(self, text: str) -> None:
+        """Append a paragraph."""
+        self.blocks.append(Text(text))
+
+
+class Context:
+    """A target as the verbs see it: one domain chosen, its views and its M2P made once."""
+
+    def __init__(
+        self, target: Target | None, domain: int | None = None, progress: Progress = no_progress
+    ) -> None:
+        self._target = target
+        self.domain_number = domain
+        self.progress = progress
+
+    @property
+    def target(self) -> Target:
+        """The open target."""
+        assert self._target is not None, "this verb needs a target"
+        return self._target
+
+    @cached_property
+    def guest(self) -> LinuxGuest:
+        """The chosen domain."""
+        return self.target.domain(self.domain_number)
+
+    @cached_property
+    def views(self) -> Views:
+        """Its views."""
+        return Views(self.guest, self.progress)
+
+    @cached_property
+    def m2p(self) -> M2p:
+        """Xen's M2P as this domain sees it."""
+        return M2p(self.guest)
+
+
+Configure = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[Context, argparse.Namespace], Report]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of both front ends.
+
+    name, summary (one line), description (for --help), example (arguments after the verb and the
+    dump). uses: what it needs, "target" or "nothing". damaged_ok: answers even when the dump is known
+    to be damaged, because it reports the damage. formats: values of --format.
+    """
+
+    name: str
+    summary: str
+    description: str
+    example: str
+    configure: Configure
+    run: Run
+    uses: Literal["target", "nothing"] = "target"
+    damaged_ok: bool = False
+    formats: tuple[str, ...] = ("text", "json")
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """For verbs without arguments of their own."""
+
+
+def hexa(value: int | None) -> str:
+    """A frame or address for people: 0x30100, or - for none."""
+    return "-" if value is None else f"{value:#x}"

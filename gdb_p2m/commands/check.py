@@ -1,0 +1,145 @@
+"""Verb `check`: the rules against this memory."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gdb_p2m.commands.base import Context, Report, Verb
+from gdb_p2m.errors import UsageError
+from gdb_p2m.rules.base import Result, Rule, RuleContext, run_rule
+from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
+
+STATUS_WORDS = {
+    "passed": "passed",
+    "failed": "FAILED",
+    "not_applicable": "not applicable",
+    "could_not_check": "COULD NOT CHECK",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument(
+        "rules", nargs="*", metavar="RULE", help="only these rules or groups, e.g. LIN-004 or FLL"
+    )
+
+
+def chosen_rules(names: list[str]) -> list[Rule]:
+    """Rules by id or group; all for no names. Raises UsageError."""
+    if not names:
+        return list(CATALOGUE)
+    wanted: set[str] = set()
+    for name in names:
+        upper = name.upper()
+        hits = {r.id for r in CATALOGUE if r.id == upper or r.id.startswith(upper + "-")}
+        if not hits:
+            groups = ", ".join(sorted({r.split("-")[0] for r in BY_ID}))
+            raise UsageError(
+                f"no rule or group is called {name!r}", hint=f"groups: {groups}; `rules` lists all"
+            )
+        wanted |= hits
+    return [r for r in CATALOGUE if r.id in wanted]
+
+
+def run(ctx: Context, args: argparse.Namespace) -> Report:
+    """Run rules and report findings first."""
+    rules = chosen_rules(args.rules)
+    context = RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p)
+    results: list[Result] = []
+    with ctx.target.timing.stage("check"), ctx.progress("checking", len(rules)) as step:
+        for rule in rules:
+            results.append(run_rule(rule, context))
+            step(len(results))
+    return report_of(results, ctx)
+
+
+def report_of(results: list[Result], ctx: Context) -> Report:
+    """JSON, text, SARIF and JUnit of a set of results."""
+    from gdb_p2m.render import junit, sarif
+
+    data: dict[str, Any] = {
+        "schema": "gdb-p2m/check/1",
+        "domain": ctx.guest.id,
+        "summary": _summary(results),
+        "rules": [_rule_json(r) for r in results],
+        "findings": [_finding_json(r, f) for r in results for f in r.findings],
+    }
+    path = ctx.target.source.info.path
+    report = Report(
+        data,
+        exit_code=1 if data["summary"]["errors"] else 0,
+        extra={
+            "sarif": lambda: sarif.to_sarif(results, path),
+            "junit": lambda: junit.to_junit(results, path),
+        },
+    )
+    _text(report, results)
+    return report
+
+
+def _summary(results: list[Result]) -> dict[str, int]:
+    """Findings by severity (all, also those not listed), and rules by status."""
+    total = {"error": 0, "warning": 0, "note": 0}
+    for r in results:
+        total[r.rule.severity] += r.total
+    status = [r.status for r in results]
+    return {
+        "errors": total["error"],
+        "warnings": total["warning"],
+        "notes": total["note"],
+        "passed": status.count("passed"),
+        "failed": status.count("failed"),
+        "not_applicable": status.count("not_applicable"),
+        "could_not_check": status.count("could_not_check"),
+    }
+
+
+def _rule_json(r: Result) -> dict[str, Any]:
+    out: dict[str, Any] = {"id": r.rule.id, "status": r.status, "checked": r.checked}
+    if r.total:
+        out["findings"] = r.total
+    if r.reason:
+        out["reason"] = r.reason
+    return out
+
+
+def _finding_json(r: Result, f: Any) -> dict[str, Any]:
+    return {
+        "rule": r.rule.id,
+        "severity": r.rule.severity,
+        "where": {**f.where, "space": f.space},
+        "expected": f.expected,
+        "found": f.found,
+        "message": f.message,
+    }
+
+
+def _text(report: Report, results: list[Result]) -> None:
+    order = {"error": 0, "warning": 1, "note": 2}
+    for r in sorted((r for r in results if r.findings), key=lambda r: order[r.rule.severity]):
+        lines = [f"{r.rule.severity.upper()} {r.rule.id}: {r.rule.title}"]
+        lines += [f"  {f.message}\n    expected: {f.expected}\n    found:    {f.found}" for f in r.findings]
+        if len(r.findings) == 20 and r.total > sum(f.where.get("count", 1) for f in r.findings):
+            lines.append(f"  ... and more: {r.total:,} in all")
+        report.text("\n".join(lines))
+    rows = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in results]
+    report.table(["rule", "status", "looked at", "what it says", "remark"], rows, align="llrll")
+    s = report.data["summary"]
+    report.text(
+        f"{s['errors']} errors, {s['warnings']} warnings, {s['notes']} notes; rules: {s['passed']} passed, "
+        f"{s['failed']} failed, {s['not_applicable']} not applicable, {s['could_not_check']} could not check"
+    )
+
+
+VERB = Verb(
+    "check",
+    "the rules of the documented layout against this memory",
+    "Findings first, then every rule: passed, failed, not applicable, or could not check and why. A rule passes only "
+    "when it has looked at something. Exit code 1 when there are errors. `rules ID` explains a rule.",
+    "LIN FLL-004",
+    configure,
+    run,
+    damaged_ok=True,
+    formats=("text", "json", "sarif", "junit"),
+)

@@ -1,0 +1,74 @@
+"""Verb `lookup`: PFN -> kind, MFN and the exact place of the answer; `--mfn` for the reverse."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gdb_p2m.commands.answers import answer_json, pfns_below_limit, read_at_text
+from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
+from gdb_p2m.errors import P2mError
+from gdb_p2m.units import parse_number
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("numbers", nargs="+", metavar="N", help="PFNs (or, with --mfn, machine frames)")
+    parser.add_argument(
+        "--mfn", action="store_true", help="the reverse: which PFNs map to these machine frames"
+    )
+
+
+def run(ctx: Context, args: argparse.Namespace) -> Report:
+    """One answer per number."""
+    return _reverse(ctx, args) if args.mfn else _forward(ctx, args)
+
+
+def _forward(ctx: Context, args: argparse.Namespace) -> Report:
+    view = ctx.views.get(args.view)
+    traces = [view.trace(n) for n in pfns_below_limit(args.numbers, view)]
+    data = {
+        "schema": "gdb-p2m/lookup/1",
+        "view": view.name,
+        "domain": ctx.guest.id,
+        "answers": [answer_json(t) for t in traces],
+    }
+    report = Report(data)
+    rows = [[f"{t.number:#x}", t.kind.word, hexa(t.frame), read_at_text(t)] for t in traces]
+    report.table(["PFN", "kind", "MFN", "read at (machine address)"], rows)
+    return report
+
+
+def _reverse(ctx: Context, args: argparse.Namespace) -> Report:
+    """P2M searched for the frame, and what Xen's M2P says of it."""
+    view = ctx.views.get(args.view)
+    mapping = view.mapping()
+    answers: list[dict[str, Any]] = []
+    rows: list[list[Cell]] = []
+    for mfn in (parse_number(t) for t in args.numbers):
+        found = [r for r in mapping.reverse(mfn)]
+        try:
+            m2p = ctx.m2p.entry(mfn).meaning
+        except P2mError as e:
+            m2p = f"no entry: {e.message}"
+        hits = [{"pfn": r.start, "kind": r.kind.word} for r in found]
+        answers.append({"mfn": mfn, "pfns": hits, "m2p": m2p})
+        rows.extend([f"{mfn:#x}", f"{r.start:#x}", r.kind.word, m2p] for r in found)
+        if not found:
+            rows.append([f"{mfn:#x}", "-", "in no entry of this P2M", m2p])
+    report = Report(
+        {"schema": "gdb-p2m/lookup/1", "view": view.name, "domain": ctx.guest.id, "answers": answers}
+    )
+    report.table(["MFN", "PFN", "kind", "M2P says"], rows)
+    return report
+
+
+VERB = Verb(
+    "lookup",
+    "frame number -> kind, machine frame, and where the answer was read",
+    "Answers from the chosen view: mfn, foreign, identity, missing, or unreadable/corrupt with the reason. "
+    "With --mfn it searches the P2M for machine frames and shows Xen's M2P entry beside.",
+    "0x100 0xfee00",
+    configure,
+    run,
+)

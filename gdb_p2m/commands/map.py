@@ -1,0 +1,114 @@
+"""Verb `map`: the whole P2M as maximal runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
+from gdb_p2m.errors import UsageError
+from gdb_p2m.mapping import KIND_BY_WORD, LINUX_KINDS, Kind, Mapping, Run
+from gdb_p2m.units import parse_range, thousands
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("--range", metavar="A..B", help="only these PFNs (B included), or A+COUNT")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        choices=[k.word for k in LINUX_KINDS],
+        metavar="KIND",
+        help="only runs of this kind; may be given several times: " + ", ".join(k.word for k in LINUX_KINDS),
+    )
+    parser.add_argument(
+        "--fold",
+        action="store_true",
+        help="text only: join neighbouring runs of one kind, whatever their frames (an overview)",
+    )
+
+
+def run(ctx: Context, args: argparse.Namespace) -> Report:
+    """Runs of the chosen view."""
+    view = ctx.views.get(args.view)
+    start, end = (0, view.limit) if args.range is None else parse_range(args.range)
+    end = view.limit if end == -1 else end
+    if start >= view.limit:
+        raise UsageError(f"PFN {start:#x} is out of range: view {view.name} covers 0..{view.limit - 1:#x}")
+    with ctx.target.timing.stage("decode"):
+        mapping = view.mapping()
+    if args.range is not None:
+        mapping = mapping.clip(start, min(end, view.limit))
+    if args.kind:
+        mapping = mapping.only({KIND_BY_WORD[k] for k in args.kind})
+    data: dict[str, Any] = {
+        "schema": "gdb-p2m/map/1",
+        "view": view.name,
+        "domain": ctx.guest.id,
+        "limit": view.limit,
+    }
+    if getattr(args, "format", "text") == "json":
+        data["runs"] = [run_json(r) for r in mapping]
+    report = Report(data, extra={"csv": lambda: to_csv(mapping)})
+    if getattr(args, "format", "text") == "text":
+        _text(report, mapping, args.fold)
+    return report
+
+
+def run_json(r: Run) -> dict[str, int | str]:
+    """One run as in the schema."""
+    out: dict[str, int | str] = {"start": r.start, "count": r.count, "kind": r.kind.word}
+    if r.frame is not None:
+        out["frame"] = r.frame
+    if r.order is not None:
+        out["order"] = r.order
+    return out
+
+
+def to_csv(mapping: Mapping) -> str:
+    """start,count,kind,frame (empty for kinds without), decimal."""
+    lines = ["start,count,kind,frame"]
+    lines += [f"{r.start},{r.count},{r.kind.word},{'' if r.frame is None else r.frame}" for r in mapping]
+    return "\n".join(lines) + "\n"
+
+
+def folded(mapping: Mapping) -> Iterator[tuple[int, int, Kind, int]]:
+    """(start, count, kind, number of runs) of neighbouring runs of one kind."""
+    if not len(mapping):
+        return
+    end = mapping.start + mapping.count
+    new = (mapping.kind[1:] != mapping.kind[:-1]) | (end[:-1] != mapping.start[1:])
+    first = np.concatenate(([0], np.flatnonzero(new) + 1)).tolist()
+    for a, b in zip(first, [*first[1:], len(mapping)], strict=True):
+        yield int(mapping.start[a]), int(end[b - 1] - mapping.start[a]), Kind(int(mapping.kind[a])), b - a
+
+
+def _text(report: Report, mapping: Mapping, fold: bool) -> None:
+    rows: list[list[Cell]] = []
+    if fold:
+        rows = [[hexa(s), hexa(s + c - 1), c, k.word, n] for s, c, k, n in folded(mapping)]
+        report.table(["first PFN", "last PFN", "count", "kind", "runs"], rows, align="rrrlr")
+    else:
+        for r in mapping:
+            last = None if r.frame is None else r.frame + r.count - 1
+            rows.append([hexa(r.start), hexa(r.end - 1), r.count, r.kind.word, hexa(r.frame), hexa(last)])
+        report.table(
+            ["first PFN", "last PFN", "count", "kind", "first MFN", "last MFN"], rows, align="rrrlrr"
+        )
+    totals = ", ".join(f"{thousands(n)} {k.word}" for k, n in mapping.totals().items())
+    report.text(f"{len(rows):,} {'stretches' if fold else 'runs'}: {totals or 'nothing in this range'}")
+
+
+VERB = Verb(
+    "map",
+    "the whole P2M as maximal runs",
+    "A run is a stretch of one kind and, for kinds with a frame, consecutive machine frames. Runs cover "
+    "0..limit-1 without gaps. --fold joins runs of one kind for an overview.",
+    "--range 0..0x1ff",
+    configure,
+    run,
+    formats=("text", "json", "csv"),
+)

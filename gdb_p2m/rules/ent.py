@@ -1,0 +1,182 @@
+"""ENT: the entries themselves, in every Linux view."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
+
+P2M_C = "Linux arch/x86/xen/p2m.c"
+
+
+def _identity_holds_own_pfn(ctx: RuleContext, found: Findings) -> None:
+    mapping = ctx.mapping
+    identity = mapping.kind == Kind.IDENTITY
+    found.look(int(mapping.count[identity].sum()))
+    for i in np.flatnonzero(mapping.kind == Kind.CORRUPT).tolist():
+        start, count = int(mapping.start[i]), int(mapping.count[i])
+        found.look(count)
+        trace = ctx.own.trace(start)
+        raw = trace.steps[-1].raw if trace.steps else None
+        width = ctx.guest.width
+        if raw is None or trace.read_what != "P2M entry":
+            continue
+        flags = raw & (width.identity_bit | width.foreign_bit)
+        if flags == width.identity_bit:
+            found.add(
+                {"pfn": start, "count": count, "address": trace.read_at or 0},
+                f"IDENTITY_FRAME({start:#x})",
+                f"{raw:#x}",
+                f"PFN {start:#x} is marked identity but its entry names frame {raw & (width.identity_bit - 1):#x}",
+                count=count,
+            )
+        else:
+            found.add(
+                {"pfn": start, "count": count, "address": trace.read_at or 0},
+                "an MFN, a foreign or identity frame, or INVALID_P2M_ENTRY",
+                f"{raw:#x}",
+                f"PFN {start:#x}: {trace.reason}",
+                count=count,
+            )
+    _unreadable(mapping, found)
+
+
+def _unreadable(mapping: Mapping, found: Findings) -> None:
+    lost = int(mapping.count[mapping.kind == Kind.UNREADABLE].sum())
+    if lost:
+        found.could_not_read(f"{lost:,} PFNs are unreadable: their pages of the P2M are not in the dump")
+
+
+def _below_highest_frame(ctx: RuleContext, found: Findings) -> None:
+    mapping = ctx.mapping
+    own = mapping.kind == Kind.MFN
+    top = ctx.m2p.limit
+    if not top:
+        raise CannotCheck("the end of the machine's memory is not known")
+    found.look(int(mapping.count[own].sum()))
+    for i in np.flatnonzero(own & (mapping.frame + mapping.count > top)).tolist():
+        first_bad = max(int(mapping.frame[i]), top)
+        pfn = int(mapping.start[i]) + first_bad - int(mapping.frame[i])
+        count = int(mapping.start[i] + mapping.count[i]) - pfn
+        found.add(
+            {"pfn": pfn, "count": count, "mfn": first_bad},
+            f"an MFN below {top:#x}",
+            f"{first_bad:#x}",
+            f"PFN {pfn:#x} maps to MFN {first_bad:#x}, past the machine's last frame {top - 1:#x}",
+            count=count,
+        )
+
+
+def _no_frame_twice(ctx: RuleContext, found: Findings) -> None:
+    mapping = ctx.mapping
+    own = np.flatnonzero(mapping.kind == Kind.MFN)
+    order = own[np.argsort(mapping.frame[own], kind="stable")]
+    frame, count = mapping.frame[order], mapping.count[order]
+    end = frame + count
+    found.look(int(count.sum()))
+    reach = np.maximum.accumulate(end)
+    for i in np.flatnonzero(frame[1:] < reach[:-1]).tolist():
+        j = int(np.flatnonzero(end[: i + 1] > frame[i + 1])[-1])
+        a, b = int(order[j]), int(order[i + 1])
+        mfn = int(frame[i + 1])
+        both = int(min(end[j], end[i + 1])) - mfn
+        first = int(mapping.start[a]) + mfn - int(mapping.frame[a])
+        second = int(mapping.start[b])
+        found.add(
+            {"pfn": second, "mfn": mfn, "count": both},
+            "every machine frame at one PFN only",
+            f"MFN {mfn:#x} at PFN {first:#x} and PFN {second:#x}",
+            f"PFNs {first:#x} and {second:#x} hold the same MFN {mfn:#x} ({both:,} frames)",
+            count=both,
+        )
+
+
+def _slots_past_nr_pages(ctx: RuleContext, found: Findings) -> None:
+    per = ctx.guest.width.per_page
+    nr_pages = ctx.start_info.number("nr_pages")
+    if nr_pages % per == 0:
+        raise NotApplicable(
+            f"nr_pages {nr_pages:#x} is a multiple of {per}: no slots are left over in its leaf"
+        )
+    # Remapped and extra memory may have filled the rest of the leaf since; zero is never right there.
+    end = nr_pages - nr_pages % per + per
+    for pfn in range(nr_pages, end):
+        trace = ctx.own.trace(pfn)
+        if trace.kind is Kind.UNREADABLE:
+            found.could_not_read(f"PFN {pfn:#x}: {trace.reason}")
+            return
+        found.look()
+        if trace.kind is Kind.MFN and trace.frame == 0:
+            found.add(
+                {"pfn": pfn, "address": trace.read_at or 0},
+                "INVALID_P2M_ENTRY, or what was put there later",
+                "0",
+                f"slot of PFN {pfn:#x}, past nr_pages {nr_pages:#x}, is zero: read as MFN 0",
+            )
+
+
+def _frame_zero(ctx: RuleContext, found: Findings) -> None:
+    mapping = ctx.mapping
+    own = mapping.kind == Kind.MFN
+    found.look(int(mapping.count[own].sum()))
+    for i in np.flatnonzero(own & (mapping.frame == 0)).tolist():
+        pfn = int(mapping.start[i])
+        found.add(
+            {"pfn": pfn, "mfn": 0},
+            "a frame of RAM that a guest can own",
+            "MFN 0",
+            f"PFN {pfn:#x} maps to machine frame 0, which Xen never gives to a PV guest",
+        )
+
+
+ENT_RULES = (
+    Rule(
+        "ENT-001",
+        "an identity entry holds its own PFN",
+        "error",
+        "all with identity (2.6.39 on)",
+        f"{P2M_C}, IDENTITY_FRAME(); documented-layout: entries",
+        "IDENTITY_FRAME_BIT marks a frame that is mapped 1:1, so the rest of the entry must be the PFN itself. "
+        "Linux 3.19 passed an unaligned PFN to p2m_init_identity(), which shifts a whole page of entries.",
+        _identity_holds_own_pfn,
+    ),
+    Rule(
+        "ENT-002",
+        "an MFN lies below the machine's highest frame",
+        "error",
+        "all",
+        "Xen max_page; the end of RAM in the dump",
+        "An MFN past the end of the machine's memory cannot be memory of the guest: the entry, or the page that "
+        "holds it, is not what it should be.",
+        _below_highest_frame,
+    ),
+    Rule(
+        "ENT-003",
+        "two PFNs do not hold the same MFN",
+        "error",
+        "all",
+        f"{P2M_C}; M2P has room for one PFN per MFN",
+        "Each frame of a domain appears at one PFN. Foreign entries are left out: the same grant can be mapped twice.",
+        _no_frame_twice,
+    ),
+    Rule(
+        "ENT-004",
+        "the slots between nr_pages and the end of its leaf are not zero",
+        "error",
+        "all",
+        f"{P2M_C}, xen_build_dynamic_phys_to_machine(); review of the 3.19 series",
+        "The domain builder fills nr_pages entries. When that is no multiple of P2M_PER_PAGE the kernel must set the "
+        "rest of the last page to INVALID_P2M_ENTRY; left alone it would be 0, which reads as MFN 0.",
+        _slots_past_nr_pages,
+    ),
+    Rule(
+        "ENT-005",
+        "MFN 0 is not RAM of a PV guest",
+        "warning",
+        "all",
+        "Xen keeps the first frames of the machine for itself",
+        "An entry 0 is nearly always a slot that was never written.",
+        _frame_zero,
+    ),
+)

@@ -1,0 +1,151 @@
+"""Target: one machine's memory with everything that was found in it. All caches live here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+from gdb_p2m.errors import NotFound, NotSupported, P2mError
+from gdb_p2m.guest import LinuxGuest, open_guest, require_p2m
+from gdb_p2m.layout.x86_pv import SIF_INITDOMAIN
+from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.sources.base import Source
+from gdb_p2m.spaces import pv_roots
+from gdb_p2m.spaces.pv_roots import Root
+from gdb_p2m.symbols.base import SymbolSource
+from gdb_p2m.units import PAGE_SHIFT
+
+KERNEL_SLOT = 511
+"""L4 slot of __START_KERNEL_map: all page tables of one guest share what it points to."""
+
+
+class Timing:
+    """Seconds per stage, for --timing."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, float]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body under `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.append((name, time.perf_counter() - start))
+
+
+class Target:
+    """A machine: its source, its guests. kernel/xen: files the user named, opened on first use.
+
+    Nothing is decoded before it is asked for.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        kernel: str | None = None,
+        xen: str | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.source = source
+        self.kernel_path = kernel
+        self.xen_path = xen
+        self.progress = progress
+        self.timing = Timing()
+        self.warnings: list[str] = [f"{m} (at {a:#x})" for a, m in source.info.problems]
+
+    @property
+    def is_riscv(self) -> bool:
+        """Whether the memory is that of a RISC-V machine."""
+        return self.source.info.machine == "riscv64"
+
+    @cached_property
+    def kernel_file(self) -> SymbolSource | None:
+        """The --kernel file, opened. Raises what symtab.open_kernel_file raises."""
+        if self.kernel_path is None:
+            return None
+        from gdb_p2m.symbols.symtab import open_kernel_file
+
+        return open_kernel_file(self.kernel_path)
+
+    @cached_property
+    def guests(self) -> list[LinuxGuest]:
+        """The PV guests: the ones that CPUs run; when dom0 is not among them, all that a scan finds.
+
+        Raises NotFound that says what was looked for.
+        """
+        if self.source.info.machine not in ("x86-64", "i386"):
+            raise NotSupported(
+                f"{self.source.info.path}: a dump of a {self.source.info.machine} machine, not x86",
+                hint="x86 PV guests are read from x86-64 dumps",
+            )
+        found: dict[int, LinuxGuest] = {}
+        with self.timing.stage("find guest and symbols"):
+            self._open_roots(pv_roots.from_cpus(self.source), found)
+            if not any(g.id == 0 for g in found.values()):
+                self._open_roots(pv_roots.from_scan(self.source, self.progress), found)
+        if not found:
+            raise self._nothing_found()
+        return sorted(found.values(), key=lambda g: (g.id is None, g.id or 0, g.root.mfn))
+
+    def _open_roots(self, roots: Iterator[Root], found: dict[int, LinuxGuest]) -> None:
+        for root in roots:
+            key = self._kernel_half(root)
+            if key not in found:
+                guest = open_guest(self.source, root, self.kernel_file)
+                self._identify(guest)
+                found[key] = guest
+
+    def _kernel_half(self, root: Root) -> int:
+        """What the page tables of one guest have in common: the frame behind the kernel's slot."""
+        entry = self.source.read_u64((root.mfn << PAGE_SHIFT) + KERNEL_SLOT * 8)
+        return entry >> PAGE_SHIFT
+
+    def _identify(self, guest: LinuxGuest) -> None:
+        """Domain 0 is known by SIF_INITDOMAIN of its start_info; other ids are Xen's to tell."""
+        from gdb_p2m.structures.xen_pages import start_info
+
+        try:
+            flags = start_info(guest).number("flags")
+        except P2mError as e:
+            guest.id_evidence = f"not known: start_info: {e.message}"
+            return
+        if flags & SIF_INITDOMAIN:
+            guest.id = 0
+            guest.id_evidence = f"start_info.flags {flags:#x} has SIF_INITDOMAIN"
+        else:
+            guest.id_evidence = f"start_info.flags {flags:#x} lacks SIF_INITDOMAIN: an unprivileged guest"
+
+    def _nothing_found(self) -> NotFound:
+        from gdb_p2m.spaces.fingerprint import what_else
+
+        pages = sum(e.end - e.start for e in self.source.extents()) >> PAGE_SHIFT
+        return NotFound(
+            f"{self.source.info.path}: no Xen PV guest: none of {pages:,} pages is a page-table root that links "
+            f"to itself in slot 258 and maps a kernel{what_else(self.source)}",
+            hint="the P2M of a PV guest is what this program reads; HVM, PVH and bare-metal kernels have none",
+        )
+
+    def domain(self, number: int | None = None) -> LinuxGuest:
+        """Domain `number`; by default dom0, or the only guest there is. Raises NotFound."""
+        guests = self.guests
+        if number is None:
+            require_p2m(guests[0])
+            return guests[0]
+        for guest in guests:
+            if guest.id == number:
+                require_p2m(guest)
+                return guest
+        known = ", ".join("?" if g.id is None else str(g.id) for g in guests)
+        raise NotFound(
+            f"domain {number} is not known; domains found: {known}",
+            hint="`identify` shows what was found and how",
+        )
+
+    def close(self) -> None:
+        """Release the source."""
+        self.source.close()
