@@ -14,7 +14,7 @@ import numpy as np
 
 from gdb_p2m.errors import Unreadable, Untranslatable
 from gdb_p2m.layout.pagetables import Level, PageTableShape
-from gdb_p2m.sources.base import Source, as_u64
+from gdb_p2m.sources.base import Mask, Source, as_u64
 from gdb_p2m.spaces.entries import Pointee, Pte, PteArray, decode, decode_array
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, MachineAddress, U64Array
 
@@ -160,9 +160,17 @@ def slots(
 
 def _part_of(whole: Slots, part: slice) -> Slots:
     """Views on consecutive slots, so that filling them fills the whole."""
-    arrays = (whole.raw, whole.status, whole.frame, whole.writable, whole.table, whole.large)
-    raw, status, frame, writable, table, large = (a[part] for a in arrays)
-    return Slots(whole.level, whole.first, raw, status, frame, writable, table, large)
+    w = whole
+    return Slots(
+        w.level,
+        w.first,
+        w.raw[part],
+        w.status[part],
+        w.frame[part],
+        w.writable[part],
+        w.table[part],
+        w.large[part],
+    )
 
 
 def _fill_slots(
@@ -309,16 +317,14 @@ def translate_many(
     return Translations(frame, status)
 
 
-def _canonical_mask(shape: PageTableShape, addresses: U64Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _canonical_mask(shape: PageTableShape, addresses: U64Array) -> Mask:
     """`canonical` of many addresses."""
     top = addresses >> np.uint64(shape.va_bits - 1 if shape.signed else shape.va_bits)
-    if not shape.signed:
-        return top == 0
-    ones = np.uint64((1 << (64 - shape.va_bits + 1)) - 1)
-    return (top == 0) | (top == ones)
+    ones = np.uint64((1 << (64 - shape.va_bits + 1)) - 1 if shape.signed else 0)
+    return np.asarray((top == 0) | (top == ones))
 
 
-def _gather(source: Source, at: FrameArray) -> tuple[U64Array, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def _gather(source: Source, at: FrameArray) -> tuple[U64Array, Mask]:
     """The words at machine addresses `at` (8-byte aligned) and which of them could be read."""
     raw = np.zeros(len(at), dtype=np.uint64)
     readable = np.zeros(len(at), dtype=bool)

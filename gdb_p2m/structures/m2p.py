@@ -77,7 +77,7 @@ class M2p:
                 told = self.guest.variable("machine_to_phys_nr")
             except P2mError:
                 told = 0
-            if ram <= told <= MAX_TRUSTED_FRAMES or (0 < told < ram and self.guest.source.info.original is None):
+            if 0 < told <= MAX_TRUSTED_FRAMES:
                 return told
         return ram
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, Untranslatable
 from gdb_p2m.layout.x86_pv import KERNEL_IMAGE_LIMIT, KERNEL_TEXT_VA
@@ -41,10 +42,12 @@ def vmcoreinfo_note(source: Source) -> VmcoreInfo | None:
     return None if text is None else VmcoreInfo.parse(text, "VMCOREINFO note", source.info.path)
 
 
-def kernel_image(space: VirtualSpace) -> bytes:
+def kernel_image(space: VirtualSpace, constants_only: bool) -> memoryview:
     """The kernel's mapped memory from __START_KERNEL_map + 16 MiB to the first 2 MiB that is unmapped.
 
-    Holes are zeros. Raises NotUnderstood when the kernel's text is not mapped.
+    constants_only: only pages that are neither writable nor executable, and only up to the last of
+    them; that is where kallsyms lie once the kernel has protected its constants, and a fifth of the
+    image. Everything else is zeros. Raises NotUnderstood when nothing of the kind is mapped.
     """
     top = KERNEL_TEXT_VA + min(MAX_IMAGE, KERNEL_IMAGE_LIMIT - (16 << 20))
     large = space.slots(KERNEL_TEXT_VA, top, "L2")
@@ -53,17 +56,26 @@ def kernel_image(space: VirtualSpace) -> bytes:
     if not length:
         raise NotUnderstood(f"no kernel text is mapped at {KERNEL_TEXT_VA:#x}")
     pages = space.slots(KERNEL_TEXT_VA, KERNEL_TEXT_VA + length, "L1")
-    image = bytearray(length)
-    for first, count in contiguous_groups(pages.frame):
-        if pages.status[first] == Status.OK:
-            _copy(space.source, int(pages.frame[first]), count, image, first * PAGE_SIZE)
-    return bytes(image)
+    wanted = pages.status == Status.OK
+    if constants_only:
+        wanted &= ~pages.writable & ((pages.raw >> np.uint64(63)) != 0)
+    if not wanted.any():
+        raise NotUnderstood("no page of the kernel is read-only and not executable")
+    last = int(np.flatnonzero(wanted)[-1]) + 1
+    # Zeros from the allocator, not written: holes cost no memory.
+    image = np.zeros(last * PAGE_SIZE, dtype=np.uint8)
+    frames = np.where(wanted, pages.frame, -1)[:last]
+    for first, count in contiguous_groups(frames):
+        if wanted[first]:
+            _copy(space.source, int(frames[first]), count, image, first * PAGE_SIZE)
+    return memoryview(image)
 
 
-def _copy(source: Source, mfn: int, count: int, image: bytearray, at: int) -> None:
+def _copy(source: Source, mfn: int, count: int, image: npt.NDArray[np.uint8], at: int) -> None:
     """Copy `count` frames into the image; pages that cannot be read stay zero."""
     try:
-        image[at : at + count * PAGE_SIZE] = source.read(mfn << PAGE_SHIFT, count * PAGE_SIZE)
+        data = source.read(mfn << PAGE_SHIFT, count * PAGE_SIZE)
+        image[at : at + count * PAGE_SIZE] = np.frombuffer(data, dtype=np.uint8)
     except Unreadable:
         if count > 1:
             half = count // 2
@@ -111,7 +123,12 @@ def _names_the_p2m(note: VmcoreInfo) -> bool:
 def _add_kallsyms(space: VirtualSpace, table: SymbolTable) -> None:
     from gdb_p2m.symbols.kallsyms import Kallsyms
 
-    try:
-        table.add(Kallsyms(kernel_image(space), VirtualAddress(KERNEL_TEXT_VA)))
-    except P2mError as e:
-        table.notes.append(f"kallsyms in memory: {e.message}")
+    why: list[str] = []
+    # Early in boot the constants are not protected yet: then the whole image is searched.
+    for constants_only in (True, False):
+        try:
+            table.add(Kallsyms(kernel_image(space, constants_only), VirtualAddress(KERNEL_TEXT_VA)))
+            return
+        except P2mError as e:
+            why.append(e.message)
+    table.notes.append(f"kallsyms in memory: {why[-1]}")

@@ -242,13 +242,16 @@ def name_table(view: memoryview, tokens: TokenTable, hints: Mapping[str, int], w
 
     Raises NotUnderstood when no arrangement of markers, names and count agrees, or when two do.
     """
-    found: list[NameTable] = []
+    by_place: dict[tuple[int, int], NameTable] = {}
     for window in _MARKER_WINDOWS:
-        for width in sorted({4, word}):
+        for width in (8, 4) if word == 8 else (4,):
             for at, markers in _marker_runs(view, tokens.start - window, tokens.start, width):
-                found.extend(_name_tables_before(view, at, markers, word))
-        if found:
+                for table in _name_tables_before(view, at, markers, word):
+                    # the upper half of a first word marker of 0 and the second one also look like markers
+                    by_place.setdefault((table.names_at, table.count), table)
+        if by_place:
             break
+    found = list(by_place.values())
     if not found and (hinted := _hinted_name_table(view, hints, word)):
         found.append(hinted)
     if len(found) != 1:

@@ -98,7 +98,7 @@ def _wait_for_dom0(lab: Lab, process: subprocess.Popen[bytes], timeout: float, p
                 raise LabError(f"the machine stopped: '{match[0].decode()}'; {_tail(lab)}")
             if time.monotonic() > deadline:
                 raise LabError(
-                    f"dom0 was not ready after {timeout:.0f} s; {_tail(lab)}",
+                    f"dom0 was not ready after {timeout:g} s; {_tail(lab)}",
                     hint="a longer --timeout if the machine is slow",
                 )
             progress.moving("  " + _last_line(text))
@@ -115,7 +115,7 @@ def _death(lab: Lab, process: subprocess.Popen[bytes]) -> LabError:
 def _tail(lab: Lab) -> str:
     """The end of the serial log, for an error message."""
     path = lab.path(SERIAL_LOG)
-    lines = _read(path).replace("\r", "").splitlines()
+    lines = [line for line in _read(path).splitlines() if line.strip()]
     if not lines:
         return f"nothing was written to the serial log {path}"
     last = "\n    ".join(lines[-_TAIL_LINES:])
