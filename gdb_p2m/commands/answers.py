@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdb_p2m.errors import UsageError
+from gdb_p2m.mapping import Kind
 from gdb_p2m.units import parse_number
 from gdb_p2m.views.base import Trace, View
 
@@ -38,3 +39,10 @@ def read_at_text(trace: Trace) -> str:
     """Where the answer was read, for people."""
     where = trace.read_what if trace.read_at is None else f"{trace.read_what} at {trace.read_at:#x}"
     return f"{where}: {trace.reason}" if trace.reason else where
+
+
+def frame_text(trace: Trace) -> str:
+    """The frame for people: identity frames are their own number."""
+    if trace.kind is Kind.IDENTITY:
+        return "1:1"
+    return "-" if trace.frame is None else f"{trace.frame:#x}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gdb_p2m.commands.answers import answer_json, pfns_below_limit, read_at_text
+from gdb_p2m.commands.answers import answer_json, frame_text, pfns_below_limit, read_at_text
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
 from gdb_p2m.errors import P2mError
 from gdb_p2m.units import parse_number
@@ -34,7 +34,7 @@ def _forward(ctx: Context, args: argparse.Namespace) -> Report:
         "answers": [answer_json(t) for t in traces],
     }
     report = Report(data)
-    rows = [[f"{t.number:#x}", t.kind.word, hexa(t.frame), read_at_text(t)] for t in traces]
+    rows = [[f"{t.number:#x}", t.kind.word, frame_text(t), read_at_text(t)] for t in traces]
     report.table(["PFN", "kind", "MFN", "read at (machine address)"], rows)
     return report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gdb_p2m.commands.answers import answer_json, read_at_text
+from gdb_p2m.commands.answers import answer_json, frame_text, read_at_text
 from gdb_p2m.commands.base import Context, Report, Verb, hexa
 from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.structures.m2p import meaning
@@ -40,7 +40,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         else:
             trace = view.trace(number)
             _show(report, trace)
-            summary.append([name, trace.kind.word, hexa(trace.frame), read_at_text(trace)])
+            summary.append([name, trace.kind.word, frame_text(trace), read_at_text(trace)])
             if trace.frame is not None and view is own:
                 _m2p(ctx, report, summary, number, trace.frame)
     report.table(

@@ -15,7 +15,7 @@ from gdb_p2m.model.description import KERNEL_PFN, Description, DescriptionError
 from gdb_p2m.model.frames import Frames
 from gdb_p2m.model.memory import Memory
 from gdb_p2m.model.pieces import Fate, PieceMap
-from gdb_p2m.model.tables import DATA_RO, DATA_RW, TEXT, Tables, ptes
+from gdb_p2m.model.tables import DATA_RO, DATA_RW, TEXT, Tables, pte, ptes
 from gdb_p2m.units import PAGE_SHIFT, FrameArray
 
 PAGE_OFFSET_32 = 0xC000_0000
@@ -125,8 +125,7 @@ class Kernel:
             return
         pfns = np.arange(KERNEL_PFN, end_pfn, dtype=np.int64)
         entries = self._entries(pfns)
-        flags = np.uint64(TEXT)
-        entries[TEXT_PAGE] = (entries[TEXT_PAGE] & ~np.uint64(DATA_RW)) | flags
+        entries[TEXT_PAGE] = pte(self.frames.mfn(KERNEL_PFN + TEXT_PAGE), TEXT)
         self.tables.map_pages(self.kernel_va(KERNEL_PFN), entries)
 
     def _entries(self, pfns: FrameArray) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

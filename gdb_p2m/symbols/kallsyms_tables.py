@@ -43,6 +43,7 @@ MAX_TOKEN = 255
 _LETTERS = b"".join(bytes([letter, 0]) for letter in b"abcdefghijklmnopqrstuvwxyz")
 _SEARCH_STEP = 1 << 20
 _MAX_HITS = 4096
+_MAX_COUNTS = 512
 _MAX_MARKERS = 1 << 16
 _MARKER_WINDOWS = (64 << 10, 1 << 20, 16 << 20)
 
@@ -89,12 +90,14 @@ def _hits(view: memoryview) -> Iterator[int]:
     every fourth for "letter, 0" four times is enough. Character set tables look like that too.
     """
     words = np.frombuffer(view, "<u8", len(view) // 32 * 4)[::4]
-    step, last = _SEARCH_STEP // 32, -1
+    step, last, rest = _SEARCH_STEP // 32, -1, _MAX_HITS
     for begin in range(0, len(words), step):
         part = words[begin : begin + step].copy()
         even = (part & np.uint64(0xFFE0_FFE0_FFE0_FFE0)) == np.uint64(0x0060_0060_0060_0060)
         odd = (part & np.uint64(0xE0FF_E0FF_E0FF_E0FF)) == np.uint64(0x6000_6000_6000_6000)
-        for i in np.flatnonzero(even | odd)[:_MAX_HITS].tolist():
+        places = np.flatnonzero(even | odd)[:rest].tolist()
+        rest -= len(places)
+        for i in places:
             near = max((begin + i) * 32 - len(_LETTERS), 0)
             at = bytes(view[near : near + 3 * len(_LETTERS)]).find(_LETTERS)
             if at >= 0 and near + at > last:
@@ -227,7 +230,7 @@ def _name_tables_before(
         return
     counts = np.frombuffer(view, "<u4", (high - low) // 4, low)
     plausible = (counts > (groups - 1) * MARKER_EVERY) & (counts <= groups * MARKER_EVERY)
-    for i in np.flatnonzero(plausible)[:_MAX_HITS].tolist():
+    for i in np.flatnonzero(plausible)[:_MAX_COUNTS].tolist():
         num_at, count = low + i * 4, int(counts[i])
         names_at = num_at + 4
         if word == 8 and num_at % 8 == 0 and not any(view[names_at : names_at + 4]):

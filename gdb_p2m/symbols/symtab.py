@@ -93,6 +93,14 @@ def open_kernel_file(path: str) -> SymbolSource:
     raise NotUnderstood(f"{path}: not a kernel file: {_what(head)}", hint=_WANTED)
 
 
+def open_elf_file(path: str) -> ElfImage:
+    """The ELF headers of a vmlinux or xen-syms, for who needs more than its symbols. Raises like open_kernel_file."""
+    data = _content(path)
+    if data[:4] != b"\x7fELF":
+        raise NotUnderstood(f"{path}: not an ELF file: {_what(bytes(data[:_HEAD]))}", hint=_WANTED)
+    return parse_elf(data, path)
+
+
 def kernel_xen_notes(kernel: str | bytes) -> list[Note]:
     """The notes called "Xen" of a kernel: its path (vmlinux or vmlinuz) or the bytes of its ELF file.
 

@@ -1,4 +1,4 @@
-"""The lab command: scripts/lab. What boots a machine is marked `lab`; the rest needs neither QEMU nor a network."""
+"""scripts/lab. What boots a machine is marked `lab`; the rest needs neither QEMU nor a network."""
 
 from __future__ import annotations
 
@@ -409,6 +409,15 @@ def real(tmp_path: Path) -> Iterator[Run]:
     run("down", "--all")
 
 
+@pytest.fixture
+def dumps(tmp_path: Path) -> Iterator[Path]:
+    """A directory for gigabytes: gone after the test, also when it failed."""
+    directory = tmp_path / "dumps"
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory)
+
+
 def _fetched(run: Run, suite: str) -> None:
     try:
         run("fetch", "--suite", suite)
@@ -437,7 +446,7 @@ def _state(run: Run, name: str = "default") -> str:
 
 @pytest.mark.lab
 @pytest.mark.parametrize("suite", packages.SUITES)
-def test_every_suite_boots_and_dumps(real: Run, tmp_path: Path, suite: str) -> None:
+def test_every_suite_boots_and_dumps(real: Run, dumps: Path, suite: str) -> None:
     facts = _up(real, suite=suite)
     assert facts["state"] == "running" and facts["suite"] == suite
     assert f"target remote 127.0.0.1:{facts['port']}" in facts["gdb"]
@@ -451,15 +460,15 @@ def test_every_suite_boots_and_dumps(real: Run, tmp_path: Path, suite: str) -> N
     assert all(symbols[name] >> 31 == 0x1FFFFFFFF for name in ("xen_p2m_addr", "xen_p2m_size", "p2m_top_mfn"))
     assert any(re.search(r"Remapped \d+ page", line) for line in _block(console, "dmesg"))
     assert any("System RAM" in line for line in _block(console, "iomem"))
-    real("dump", str(tmp_path / "machine.elf"))
-    dump.check_core(tmp_path / "machine.elf", GIB)
+    real("dump", str(dumps / "machine.elf"))
+    dump.check_core(dumps / "machine.elf", GIB)
     assert "quit" in real("down").stdout
     assert labs.start_ticks(facts["pid"]) == -1
     assert real("status").stdout == "no lab is running\n"
 
 
 @pytest.mark.lab
-def test_two_labs_side_by_side(real: Run, tmp_path: Path) -> None:
+def test_two_labs_side_by_side(real: Run, dumps: Path) -> None:
     first, second = _up(real, "--name", "first"), _up(real, "--name", "second", "--cpus", "2")
     assert first["port"] != second["port"]
     assert "already running" in real("up", "--name", "first", code=3).stderr
@@ -474,30 +483,30 @@ def test_two_labs_side_by_side(real: Run, tmp_path: Path) -> None:
     while labs.start_ticks(second["pid"]) != -1 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert _state(real, "second") == "dead"
-    assert "is dead" in real("dump", str(tmp_path / "no.elf"), "--name", "second", code=3).stderr
+    assert "is dead" in real("dump", str(dumps / "no.elf"), "--name", "second", code=3).stderr
     assert initramfs.READY in real("console", "--name", "second").stdout
     assert _up(real, "--name", "second")["pid"] != second["pid"]  # a dead lab is in nobody's way
     assert len(real("down", "--all").stdout.splitlines()) == 2
 
 
 @pytest.mark.lab
-def test_dumps_compressed_live_and_refused(real: Run, tmp_path: Path) -> None:
+def test_dumps_compressed_live_and_refused(real: Run, dumps: Path) -> None:
     _up(real)
-    odd = tmp_path / 'a "quoted", name.elf'
+    odd = dumps / 'a "quoted", name.elf'
     real("dump", str(odd))
     dump.check_core(odd, GIB)
-    real("dump", "--live", str(tmp_path / "live.elf"))
-    dump.check_core(tmp_path / "live.elf", GIB)
-    assert _differing_pages(odd, tmp_path / "live.elf") < 50_000  # the same machine, seconds later
+    real("dump", "--live", str(dumps / "live.elf"))
+    dump.check_core(dumps / "live.elf", GIB)
+    assert _differing_pages(odd, dumps / "live.elf") < 50_000  # the same machine, seconds later
     if shutil.which("zstd"):
-        real("dump", str(tmp_path / "small.elf.zst"))
-        subprocess.run(["zstd", "-qt", tmp_path / "small.elf.zst"], check=True)
-        assert (tmp_path / "small.elf.zst").stat().st_size < GIB // 4
+        real("dump", str(dumps / "small.elf.zst"))
+        subprocess.run(["zstd", "-qt", dumps / "small.elf.zst"], check=True)
+        assert (dumps / "small.elf.zst").stat().st_size < GIB // 4
     assert "No such file" in real("dump", "/nonexistent/x.elf", code=3).stderr
-    assert "is a directory" in real("dump", str(tmp_path), code=3).stderr
+    assert "is a directory" in real("dump", str(dumps), code=3).stderr
     assert "unknown command" in real("monitor", "fly", code=3).stderr
     assert _state(real) == "running"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+    assert sorted(path.name for path in dumps.iterdir() if path.name.startswith(".")) == []
 
 
 def _differing_pages(one: Path, other: Path) -> int:
@@ -518,13 +527,12 @@ def _differing_pages(one: Path, other: Path) -> int:
 
 
 @pytest.mark.lab
-def test_an_odd_size_on_a_large_machine(real: Run, tmp_path: Path) -> None:
-    if shutil.disk_usage(tmp_path).free < 8 * GIB:
+def test_an_odd_size_on_a_large_machine(real: Run, dumps: Path) -> None:
+    if shutil.disk_usage(dumps).free < 8 * GIB:
         pytest.skip("less than 8 GiB free")
     _up(real, "--mem", "5G", "--dom0-mem", "401001K")
-    real("dump", str(tmp_path / "large.elf"))
-    dump.check_core(tmp_path / "large.elf", 5 * GIB)
-    (tmp_path / "large.elf").unlink()
+    real("dump", str(dumps / "large.elf"))
+    dump.check_core(dumps / "large.elf", 5 * GIB)
 
 
 @pytest.mark.lab

@@ -1,0 +1,71 @@
+"""Every `$ gdb-p2m ...` of the documentation is run, and must print what the page says.
+
+In a ```console block a line that is `...` stands for any number of lines. Commands run in the
+checkout's root, so pages can name files below fixtures/.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gdb_p2m.cli import run
+from gdb_p2m.errors import P2mError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """(page:line, command, expected output) of all console blocks."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(r"^```console\n(.*?)^```$", text, re.S | re.M):
+            line = text[: block.start()].count("\n") + 2
+            for part in re.split(r"(?m)^(?=\$ )", block[1]):
+                if part.startswith("$ gdb-p2m "):
+                    command, _, expected = part.partition("\n")
+                    found.append((f"{page.name}:{line}", command[2:], expected))
+                line += part.count("\n")
+    return found
+
+
+def matches(expected: str, got: str) -> bool:
+    """Line by line, `...` alone on a line matching anything."""
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line.rstrip()) + r"[ ]*\n"
+        for line in expected.rstrip("\n").split("\n")
+    )
+    return re.fullmatch(pattern, re.sub(r"[ ]+$", "", got.rstrip("\n") + "\n", flags=re.M)) is not None
+
+
+def test_there_are_examples_on_the_main_pages() -> None:
+    pages = {where.split(":")[0] for where, _, _ in examples()}
+    assert {"README.md", "tutorial.md", "verbs.md"} <= pages
+
+
+@pytest.mark.parametrize(("where", "command", "expected"), examples(), ids=lambda x: str(x)[:60])
+def test_the_example_prints_what_the_page_says(
+    where: str, command: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [w.replace("OUTDIR", str(tmp_path)) for w in shlex.split(command)][1:]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        run(words, out, err)
+        got = out.getvalue()
+    except P2mError as e:
+        got = f"gdb-p2m: {e}\n"
+    got = got.replace(str(tmp_path), "OUTDIR")
+    assert matches(expected, got), f"{where}: {command} printed\n{got}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
