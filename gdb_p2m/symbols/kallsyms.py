@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ class _Tables:
 class Kallsyms:
     """All symbols of a kernel image: a SymbolSource of kind "kallsyms".
 
-    image: the kernel's mapped virtual range (any bytes-like object; it is not copied and must not
+    image: the kernel's mapped virtual range (any contiguous bytes; they are not copied and must not
     change), with holes filled with zeros. base: virtual address of image[0], a multiple of 8.
     hints: virtual addresses by VMCOREINFO name (kallsyms_names, ...); tried first, proved like
     everything else, and without effect when they do not fit. word: 8, or 4 for 32-bit kernels.
@@ -67,14 +68,14 @@ class Kallsyms:
 
     def __init__(
         self,
-        image: bytes | bytearray | memoryview,
+        image: bytes | bytearray | memoryview | U8Array,
         base: VirtualAddress,
         hints: Mapping[str, int] | None = None,
         *,
         word: int = 8,
         detail: str | None = None,
     ) -> None:
-        self._view = memoryview(image).cast("B")
+        self._view = memoryview(cast(bytes, image)).cast("B")
         if base % 8 or base < _LOWEST_KERNEL[word] or base + len(self._view) > 1 << 64:
             raise NotUnderstood(f"{self.kind}: an image at {base:#x} is not a kernel at its virtual address")
         self._base = base
@@ -175,7 +176,7 @@ class Kallsyms:
     def _check_anchors(self) -> None:
         """Prove the addresses by symbols whose place or content we know; learn the release."""
         self._check_start(("_stext", "_text"), ("start_kernel",))
-        for name, address in self.locations().items():  # 7.2 lists its own tables
+        for name, address in self.locations().items():  # 7.2 lists its own tables (seen)
             if (listed := self.addresses(name)) and listed != [address]:
                 raise NotUnderstood(f"kallsyms: {name} found at {address:#x}, but listed at {listed[0]:#x}")
         for address in self.addresses("linux_banner"):

@@ -6,7 +6,7 @@ Encodings of symbol i, `rel` being relative_base (kernel/kallsyms.c, kallsyms_sy
     relative          rel + u32 offsets[i]                   4.6 on (2213e9a66bb8); x86-64 again since 6.15
     relative, percpu  offsets[i] >= 0: that value itself;    4.6 to 6.14 on x86-64 SMP
                       < 0: rel - 1 - offsets[i]
-    place-relative    address of offsets[i] + s32 offsets[i]  7.2 (seen): no relative_base
+    place-relative    address of offsets[i] + s32 offsets[i]  7.0 on (a081b5789255)
 
 Xen's tables come from the same program's descendant (xen/tools/symbols.c) and hold u32 offsets from its link
 origin, XEN_VIRT_START, which is in none of them.

@@ -1,19 +1,19 @@
 """Where the kernel's kallsyms tables lie in an image, found by their shape and proved before use.
 
-`scripts/kallsyms.c` of the kernel writes these tables into .rodata, each aligned to a word (in 7.2 only as
-far as its entries need it):
+`scripts/kallsyms.c` of the kernel writes these tables into .rodata, each aligned to a word (since 7.0 to
+four bytes, a081b5789255):
 
-    num_syms      u32 (a whole word before 4.20)
+    num_syms      u32 (a whole word before 4.20, 80ffbaa5b1bd)
     names         per symbol: length, then that many token codes; the length is one byte, or ULEB128 in
                   two bytes since 6.1 (73bbb94466fd, names up to 511 characters)
     markers       offset in `names` of every 256th symbol; u32 (a whole word before 4.20)
     token_table   256 zero-terminated strings
     token_index   256 u16: where each string starts
     addresses     a word per symbol, or
-    offsets       s32 per symbol and the word `relative_base` (since 4.6, 2213e9a66bb8)
+    offsets       s32 per symbol (since 4.6, 2213e9a66bb8) and, before 7.0, the word `relative_base`
 
-The last one comes first before 6.5 (404bad70fcf7 changed the order). Between `markers` and `token_table`
-(6.2 to 6.4) or at the end (6.5 on) may lie `seqs_of_names` (60443c88f3a8), which we do not need.
+The last one comes first before 6.4 (404bad70fcf7 changed the order). Between `markers` and `token_table`
+(6.2, 6.3 and later 6.1.y) or at the end (6.4 on) lies `seqs_of_names` (60443c88f3a8), which we do not need.
 
 A character that occurs in any name stands for itself in the token table, and all of a to z do: that row
 of 26 strings is the needle. Everything else is placed relative to it and must agree with it.
@@ -107,7 +107,7 @@ def _hits(view: memoryview) -> Iterator[int]:
 
 def _index_places(view: memoryview, end: int) -> list[int]:
     """Where the token index may start when the token table ends at `end`: the alignments in use."""
-    places = {align(end, alignment) for alignment in (8, 4, 2)}
+    places = {align(end, alignment) for alignment in (8, 4)}
     return [at for at in sorted(places, reverse=True) if at + 2 * TOKENS <= len(view)]
 
 
@@ -222,7 +222,7 @@ def _name_table(
 def _name_tables_before(
     view: memoryview, markers_at: int, markers: I64Array, word: int
 ) -> Iterator[NameTable]:
-    """Name tables that end at the markers, preceded by their count: a word, or u32 alone (7.2)."""
+    """Name tables that end at the markers, preceded by their count: a word, or u32 alone (7.0 on, Xen)."""
     groups, last = len(markers), int(markers[-1])
     low = max(align(markers_at - last - MAX_RECORD * MARKER_EVERY - 2 * word, word), 0)
     high = markers_at - last - 2

@@ -94,7 +94,10 @@ def open_kernel_file(path: str) -> SymbolSource:
 
 
 def open_elf_file(path: str) -> ElfImage:
-    """The ELF headers of a vmlinux or xen-syms, for who needs more than its symbols. Raises like open_kernel_file."""
+    """The ELF headers of a vmlinux, vmlinuz or xen-syms, for those who need more than its symbols.
+
+    Raises like open_kernel_file.
+    """
     data = _content(path)
     if data[:4] != b"\x7fELF":
         raise NotUnderstood(f"{path}: not an ELF file: {_what(bytes(data[:_HEAD]))}", hint=_WANTED)
@@ -107,11 +110,8 @@ def kernel_xen_notes(kernel: str | bytes) -> list[Note]:
     Their types are XEN_ELFNOTE_... of Xen's public/elfnote.h, e.g. elf_notes.XEN_ELFNOTE_INIT_P2M.
     Raises what open_kernel_file raises.
     """
-    path = kernel if isinstance(kernel, str) else "ELF file in memory"
-    data = _content(kernel) if isinstance(kernel, str) else kernel
-    if data[:4] != b"\x7fELF":
-        raise NotUnderstood(f"{path}: not a vmlinux or vmlinuz: {_what(bytes(data[:_HEAD]))}", hint=_WANTED)
-    return [note for note in parse_elf(data, path).notes() if note.name == b"Xen"]
+    elf = open_elf_file(kernel) if isinstance(kernel, str) else parse_elf(kernel, "kernel in memory")
+    return [note for note in elf.notes() if note.name == b"Xen"]
 
 
 def _content(path: str) -> bytes | mmap.mmap:

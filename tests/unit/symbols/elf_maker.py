@@ -19,7 +19,10 @@ def note(name: bytes, kind: int, desc: bytes) -> bytes:
 
 @dataclass
 class Elf:
-    """What goes into the file. segments: (type, virtual address, bytes). symbols: (name, address, info, shndx)."""
+    """What goes into the file.
+
+    segments: (type, virtual address, bytes). symbols: (name, address, info, section index).
+    """
 
     bits: int = 64
     type: int = ET_EXEC

@@ -24,9 +24,9 @@ BUILD_ID = bytes(range(0x40, 0x54))
 class Variant:
     """One kernel's way to write the tables.
 
-    first: addresses before everything else (before 6.5), not last. encoding: "absolute", "relative",
+    first: addresses before everything else (before 6.4), not last. encoding: "absolute", "relative",
     "percpu", "place", "origin" (Xen). wide: count and markers are whole words (before 4.20). seqs: where
-    seqs_of_names lies ("", "middle", "end"). tight: each table aligned to its entries only (7.2).
+    seqs_of_names lies ("", "middle", "end"). tight: tables aligned to four bytes, not a word (7.0 on, Xen).
     """
 
     name: str
@@ -56,12 +56,12 @@ VARIANTS = (
     Variant("6.6", first=False, encoding="percpu", seqs="end", long_names=True),
     Variant("6.6 absolute", first=False, encoding="absolute", seqs="end", long_names=True),
     Variant("6.15", first=False, encoding="relative", seqs="end", long_names=True),
-    Variant("7.2", first=False, encoding="place", seqs="end", tight=True, long_names=True),
+    Variant("7.0", first=False, encoding="place", seqs="end", tight=True, long_names=True),
     Variant("3.16 i386", first=True, encoding="absolute", wide=True, word=4),
     Variant("5.4 i386", first=True, encoding="relative", word=4),
     Variant("6.6 i386", first=False, encoding="relative", seqs="end", word=4, long_names=True),
-    Variant("7.2 i386 relocatable", first=False, encoding="place", seqs="end", tight=True, word=4),
-    Variant("7.2 i386 fixed", first=False, encoding="absolute", seqs="end", tight=True, word=4),
+    Variant("7.0 i386 relocatable", first=False, encoding="place", seqs="end", tight=True, word=4),
+    Variant("7.0 i386 fixed", first=False, encoding="absolute", seqs="end", tight=True, word=4),
 )
 XEN = Variant("xen 4.17", first=True, encoding="origin", tight=True)
 
@@ -78,14 +78,15 @@ class Encoded:
 
 def make_names(rng: random.Random, count: int, long_names: bool) -> list[str]:
     """Names as kernels have them: fragments and tails, some of them repeated, all letters in use."""
-    fragments = ["xen_", "p2m_", "get_", "set_", "page", "init", "__", "start", "irq", "mfn", "_show", ".cold"]
+    fragments = ["xen_", "p2m_", "get_", "set_", "page", "init", "__", "start", "mfn", "_show", ".cold"]
+    capitals = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     names = ["the_quick_brown_fox", "jumps_over", "a_lazy_dog_0123456789"]
     while len(names) < count:
         kind = rng.random()
         if kind < 0.03:
             names.append(rng.choice(names))
         elif kind < 0.05 and long_names:
-            names.append("_R" + "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=rng.randint(150, 500))))
+            names.append("_R" + "".join(rng.choices(capitals, k=rng.randint(150, 500))))
         else:
             tail = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789_", k=rng.randint(1, 12)))
             names.append("".join(rng.choices(fragments, k=rng.randint(0, 5))) + tail)
@@ -116,14 +117,14 @@ class _Writer:
     def __init__(self, image: bytearray, variant: Variant) -> None:
         self.image, self.variant, self.at = image, variant, dict[str, int]()
 
-    def table(self, name: str, data: bytes, entry: int) -> None:
-        alignment = entry if self.variant.tight else self.variant.word
+    def table(self, name: str, data: bytes) -> None:
+        alignment = 4 if self.variant.tight else self.variant.word
         self.image += bytes(-len(self.image) % alignment)
         self.at["kallsyms_" + name] = len(self.image)
         self.image += data
 
     def words(self, name: str, values: list[int], size: int) -> None:
-        self.table(name, b"".join((v & ((1 << 8 * size) - 1)).to_bytes(size, "little") for v in values), size)
+        self.table(name, b"".join((v & ((1 << 8 * size) - 1)).to_bytes(size, "little") for v in values))
 
 
 def _address_tables(out: _Writer, variant: Variant, addresses: list[int]) -> None:
@@ -149,7 +150,7 @@ def _address_tables(out: _Writer, variant: Variant, addresses: list[int]) -> Non
 def encode(symbols: list[tuple[int, str, str]], variant: Variant, rng: random.Random) -> Encoded:
     """An image with the tables of `symbols` (address, type letter, name), in order of their addresses.
 
-    Before the tables: noise that looks a bit like them, the banner and the notes, for which symbols are added.
+    Before the tables: noise that looks a bit like them, the banner and the notes, with symbols of their own.
     """
     image = bytearray(rng.randbytes(0x3000))
     image[0x800:0x900] = b"".join(struct.pack("<H", c if c < 0x80 else 0) for c in range(0x80))
@@ -168,7 +169,8 @@ def encode(symbols: list[tuple[int, str, str]], variant: Variant, rng: random.Ra
     if variant.encoding == "origin":
         symbols += [(base + 0x20, "T", "__start_xen")]
     else:
-        symbols += [(base, "T", "_text"), (base + 0x20, "T", "start_kernel"), (base + 0x1000, "D", "linux_banner")]
+        symbols += [(base, "T", "_text"), (base + 0x20, "T", "start_kernel")]
+        symbols += [(base + 0x1000, "D", "linux_banner")]
     symbols.sort(key=lambda s: s[0])
     out = _Writer(image, variant)
     addresses = [address for address, _, _ in symbols]
@@ -179,7 +181,7 @@ def encode(symbols: list[tuple[int, str, str]], variant: Variant, rng: random.Ra
     if not variant.first:
         _address_tables(out, variant, addresses)
     if variant.seqs == "end":
-        out.table("seqs_of_names", rng.randbytes(3 * len(texts)), 1)
+        out.table("seqs_of_names", rng.randbytes(3 * len(texts)))
     image += bytes(rng.randrange(64)) + rng.randbytes(0x400)
     return Encoded(image, variant, out.at, [(address, name) for address, _, name in symbols])
 
@@ -195,11 +197,11 @@ def _name_tables(out: _Writer, variant: Variant, texts: list[str]) -> None:
         assert len(codes) < 0x80 or variant.long_names
         head = [len(codes)] if len(codes) < 0x80 else [len(codes) & 0x7F | 0x80, len(codes) >> 7]
         names += bytes(head) + codes
-    out.table("names", bytes(names), 1)
+    out.table("names", bytes(names))
     out.words("markers", markers, count_size)
     if variant.seqs == "middle":
-        out.table("seqs_of_names", random.Random(1).randbytes(3 * len(texts)), 1)
-    out.table("token_table", b"".join(token + b"\0" for token in tokens), 1)
+        out.table("seqs_of_names", random.Random(1).randbytes(3 * len(texts)))
+    out.table("token_table", b"".join(token + b"\0" for token in tokens))
     index, position = [], 0
     for token in tokens:
         index.append(position)

@@ -117,7 +117,9 @@ unsigned = st.integers(0, 2**64 - 1)
     st.dictionaries(names, unsigned),
     st.dictionaries(names, unsigned),
     st.dictionaries(names, st.integers(-(2**63), 2**64 - 1)),
-    st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True), st.from_regex(r"[ -~]{0,30}", fullmatch=True)),
+    st.dictionaries(
+        st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True), st.from_regex(r"[ -~]{0,30}", fullmatch=True)
+    ),
 )
 def test_what_is_written_reads_back_the_same(
     symbols: dict[str, int],
