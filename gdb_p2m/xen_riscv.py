@@ -174,7 +174,7 @@ def open_xen(source: Source, xen_path: str | None = None, progress: Progress = n
         )
     _same_build(file, note, source.info.path)
     names = SymbolTable([*([file.symtab] if file else []), *([note] if note else [])])
-    names.what = "--xen xen-syms"
+    names.hint = "give Xen's symbols with --xen xen-syms"
     image = _find_image(source, names, file, note, progress)
     facts = XenFacts(names.sources, file.dwarf if file else None)
     root = names.symbol("stage1_pgtbl_root")

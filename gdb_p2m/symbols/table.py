@@ -12,11 +12,13 @@ class SymbolTable:
     """Sources in order of trust: what the user named first, then notes, then what memory holds.
 
     notes: sentences about sources that were tried and did not serve, for `symbols` and errors.
+    hint: what to try when a name is not known.
     """
 
     def __init__(self, sources: Iterable[SymbolSource] = (), notes: Iterable[str] = ()) -> None:
         self.sources: list[SymbolSource] = list(sources)
         self.notes: list[str] = list(notes)
+        self.hint = "give the kernel with --kernel vmlinux, System.map or vmlinuz"
         self._found: dict[str, Symbol | None] = {}
 
     def add(self, source: SymbolSource) -> None:
@@ -38,7 +40,7 @@ class SymbolTable:
             asked = ", ".join(f"{s.kind} ({s.detail})" for s in self.sources) or "no source of symbols"
             raise NotFound(
                 f"symbol {name} is not known (asked: {asked})",
-                hint="give the kernel with --kernel vmlinux, System.map or vmlinuz",
+                hint=self.hint,
             )
         return found
 

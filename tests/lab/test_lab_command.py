@@ -129,6 +129,18 @@ def test_a_run_directory_of_somebody_else_is_refused(lab: Run, tmp_path: Path) -
     assert "only you can write to" in lab("up", code=3).stderr
 
 
+def test_the_documentation_names_every_verb_and_option(lab: Run) -> None:
+    text = (SCRIPTS.parent / "docs" / "lab.md").read_text()
+    verbs = re.findall(r"^    ([a-z]+) ", lab("--help").stdout, re.MULTILINE)
+    assert {"up", "dump", "status", "paths"} <= set(verbs)
+    for verb in verbs:
+        options = set(re.findall(r"--[a-z][a-z0-9-]*", lab(verb, "--help").stdout)) - {"--help"}
+        assert f"`{verb}" in text
+        assert {
+            option for option in options if f"`{option}" not in text and f" {option} " not in text
+        } == set()
+
+
 # --- what happens when packages cannot be had
 
 
