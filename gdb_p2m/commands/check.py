@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gdb_p2m.commands.base import Context, Report, Verb
+from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import UsageError
 from gdb_p2m.rules.base import Result, Rule, RuleContext, run_rule
 from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
@@ -123,7 +123,7 @@ def _text(report: Report, results: list[Result]) -> None:
         if len(r.findings) == 20 and r.total > sum(f.where.get("count", 1) for f in r.findings):
             lines.append(f"  ... and more: {r.total:,} in all")
         report.text("\n".join(lines))
-    rows = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in results]
+    rows: list[list[Cell]] = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in results]
     report.table(["rule", "status", "looked at", "what it says", "remark"], rows, align="llrll")
     s = report.data["summary"]
     report.text(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from gdb_p2m.commands.answers import answer_json, frame_text, pfns_below_limit, read_at_text
-from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
+from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import P2mError
 from gdb_p2m.units import parse_number
 

@@ -44,6 +44,7 @@ class Kernel:
         self.free: list[tuple[int, int]] = []
         self.taken: list[FrameArray] = [np.arange(KERNEL_PFN, KERNEL_PFN + IMAGE_PAGES, dtype=np.int64)]
         self.readonly: list[FrameArray] = []
+        self.image_end = KERNEL_PFN + IMAGE_PAGES
         self.symbols: dict[str, int] = {}
         root = frames.mfn(KERNEL_PFN + ROOT_PAGE)
         self.readonly.append(np.array([KERNEL_PFN + ROOT_PAGE], dtype=np.int64))
@@ -86,6 +87,13 @@ class Kernel:
         self.taken.append(pfns)
         return pfns
 
+    def take_image(self, count: int) -> FrameArray:
+        """Like `take`, for pages that are used through the image's mapping (brk)."""
+        pfns = self.take(count)
+        if count:
+            self.image_end = max(self.image_end, int(pfns[-1]) + 1)
+        return pfns
+
     def take_page(self) -> tuple[int, int]:
         """(PFN, MFN) of a fresh, zeroed page."""
         pfn = int(self.take(1)[0])
@@ -119,11 +127,11 @@ class Kernel:
 
     # -- mappings -------------------------------------------------------------------------------------------
 
-    def map_image(self, end_pfn: int) -> None:
-        """Map PFNs KERNEL_PFN..end_pfn-1 at their link addresses (64-bit; on 32-bit the direct map does it)."""
+    def map_image(self) -> None:
+        """Map the image and its brk at their link addresses (64-bit; on 32-bit the direct map does it)."""
         if not self.wide:
             return
-        pfns = np.arange(KERNEL_PFN, end_pfn, dtype=np.int64)
+        pfns = np.arange(KERNEL_PFN, self.image_end, dtype=np.int64)
         entries = self._entries(pfns)
         entries[TEXT_PAGE] = pte(self.frames.mfn(KERNEL_PFN + TEXT_PAGE), TEXT)
         self.tables.map_pages(self.kernel_va(KERNEL_PFN), entries)

@@ -36,7 +36,7 @@ def area_entries(d: Description, max_p2m_pfn: int) -> int:
     return -(-size // align) * align // d.width.bytes
 
 
-def value_at_rebuild(plan: BootPlan, final: PieceMap, limit: int) -> PieceMap:
+def value_at_rebuild(plan: BootPlan, limit: int) -> PieceMap:
     """The P2M that xen_rebuild_p2m_list() sees: past the builder's list all is identity."""
     p2m = PieceMap(limit)
     p2m.set(0, plan.nr_pages, Fate.MFN, 0)
@@ -58,12 +58,10 @@ def leaves_at_rebuild(p2m: PieceMap, size: int, width: EntryWidth) -> Leaves:
     return leaves
 
 
-def build_linear(
-    d: Description, plan: BootPlan, final: PieceMap, kernel: Kernel, frames: Frames
-) -> P2mShape:
-    """The list with all its pages and tables in memory, as it is at the description's stage."""
+def build_linear(d: Description, plan: BootPlan, kernel: Kernel, frames: Frames, p2m: PieceMap) -> P2mShape:
+    """The list with all its pages and tables in memory; `p2m` is what it says at the description's stage."""
     size = area_entries(d, plan.max_p2m_pfn)
-    leaves = leaves_at_rebuild(value_at_rebuild(plan, final, max(size, final.limit)), size, d.width)
+    leaves = leaves_at_rebuild(value_at_rebuild(plan, p2m.limit), size, d.width)
     for start, end in plan.extra:
         leaves.make_private(start, end, IDENTITY)
     early = Leaves(len(leaves.top), d.width)
@@ -81,7 +79,7 @@ def build_linear(
     pfns = kernel.take(len(pages))
     mfns = kernel.mfns(pfns)
     shape.fill_leaf_mfns(pages, mfns)
-    kernel.memory.add_block(mfns, LeafRows(pages, final, frames, d.width))
+    kernel.memory.add_block(mfns, LeafRows(pages, p2m, frames, d.width))
     _map_list(d, kernel, shape)
     return shape
 

@@ -60,7 +60,9 @@ class P2mShape:
 
 def place(kernel: Kernel, *, image: bool = False) -> Placed:
     """A fresh page: in the direct map, or (image) behind the kernel's end like brk."""
-    pfn, mfn = kernel.take_page()
+    pfn = int((kernel.take_image(1) if image else kernel.take(1))[0])
+    mfn = kernel.frames.mfn(pfn)
+    kernel.memory.page(mfn)
     return Placed(pfn, mfn, kernel.kernel_va(pfn) if image else kernel.direct_va(pfn))
 
 

@@ -72,8 +72,6 @@ def shape_leaves(d: Description, plan: BootPlan) -> tuple[Leaves, Leaves, FrameA
                 leaves.make_private(m.target, m.target + m.count)
             if d.era.identity_past_e820:
                 set_identity(leaves, d.era, plan.e820_end, d.width.max_p2m_pfn)
-        for start, end in d.released:
-            assert end <= d.nr_pages, (start, end)
     early = Leaves(d.width.per_page, d.width)
     early.top[:], early.flat[:] = leaves.top, leaves.flat
     late = [np.zeros(0, dtype=np.int64)]
@@ -97,41 +95,36 @@ def build_tree(
     shape.last_pfn = shape.max_p2m_pfn
     for name in ("p2m_missing", *(("p2m_identity",) if d.era.identity else ())):
         shape.shared[name] = fill_invalid(kernel, place(kernel, image=True))
-    _place_leaves(d, kernel, shape, builder_list)
-    frames_of_pages = kernel.mfns(_pfns_of(kernel, shape))
-    kernel.memory.add_block(frames_of_pages, LeafRows(leaves.private_pages(), final, frames, d.width))
+    mfns = _place_leaves(d, kernel, shape, builder_list)
+    kernel.memory.add_block(mfns, LeafRows(leaves.private_pages(), final, frames, d.width))
     _build_mids(d, kernel, shape)
     return shape
 
 
-def _place_leaves(d: Description, kernel: Kernel, shape: P2mShape, builder_list: FrameArray) -> None:
-    """Where private leaves lie: the builder's list (or its copy in the direct map), the others behind brk."""
+def _place_leaves(d: Description, kernel: Kernel, shape: P2mShape, builder_list: FrameArray) -> FrameArray:
+    """Where private leaves lie: the builder's list (or its copy in the direct map), the others behind brk.
+
+    Returns their machine frames.
+    """
     pages = shape.leaves.private_pages()
     own = -(-d.nr_pages // d.width.per_page)
     in_list = pages < own
     revector = d.era.revectors and kernel.wide and d.stage == "final"
     pfns = np.empty(len(pages), dtype=np.int64)
     # The list's own leaves come first: the builder's list is contiguous, and so is its copy.
+    pfns[~in_list] = kernel.take_image(len(pages) - own)
     pfns[in_list] = kernel.take(own) if revector else builder_list[:own]
-    pfns[~in_list] = kernel.take(len(pages) - own)
-    offset = np.where(in_list & revector, kernel.direct_va(0), kernel.kernel_va(0)).astype(np.uint64)
+    image, direct = np.uint64(kernel.kernel_va(0)), np.uint64(kernel.direct_va(0))
+    offset = np.where(in_list & revector, direct, image)
     shape.leaf_va = np.full(len(shape.leaves.flat), -1, dtype=np.int64)
     vas = offset + (pfns.astype(np.uint64) << np.uint64(PAGE_SHIFT))
     shape.leaf_va[pages] = vas.view(np.int64)
-    shape.fill_leaf_mfns(pages, kernel.mfns(pfns))
+    mfns = kernel.mfns(pfns)
+    shape.fill_leaf_mfns(pages, mfns)
     for kind in (MISSING, IDENTITY):
         if (placed := shape.shared.get(shape.shared_name(kind))) is not None:
             shape.leaf_va[shape.leaves.flat == kind] = np.array([placed.va], dtype=np.uint64).view(np.int64)[0]
-
-
-def _pfns_of(kernel: Kernel, shape: P2mShape) -> FrameArray:
-    """PFNs of the private leaves, from their addresses."""
-    assert shape.leaf_va is not None
-    vas = shape.leaf_va[shape.leaves.private_pages()].view(np.uint64)
-    image, direct = np.uint64(kernel.kernel_va(0)), np.uint64(kernel.direct_va(0))
-    base = np.where(vas >= image, image, direct)
-    out: FrameArray = ((vas - base) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-    return out
+    return mfns
 
 
 def _build_mids(d: Description, kernel: Kernel, shape: P2mShape) -> None:

@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
 
 P2M_C = "Linux arch/x86/xen/p2m.c"
+MAX_LOOKED = 2000
+"""Corrupt runs that are traced one by one; a memory with more has lost its P2M anyway."""
+
+
+def _corrupt_entries(ctx: RuleContext) -> Iterator[tuple[int, int, int, int, str]]:
+    """(pfn, count, address, raw, reason) of corrupt runs that an entry of a private page decided.
+
+    Overwritten shared pages are LIN-003's and TRE-004's, holes in the structure LIN-002's and TRE's.
+    """
+    mapping = ctx.mapping
+    for i in np.flatnonzero(mapping.kind == Kind.CORRUPT)[:MAX_LOOKED].tolist():
+        start = int(mapping.start[i])
+        trace = ctx.own.trace(start)
+        raw = trace.steps[-1].raw if trace.steps else None
+        if raw is not None and trace.read_what == "P2M entry" and "overwritten" not in trace.reason:
+            yield start, int(mapping.count[i]), trace.read_at or 0, raw, trace.reason
 
 
 def _identity_holds_own_pfn(ctx: RuleContext, found: Findings) -> None:
     mapping = ctx.mapping
-    identity = mapping.kind == Kind.IDENTITY
-    found.look(int(mapping.count[identity].sum()))
-    for i in np.flatnonzero(mapping.kind == Kind.CORRUPT).tolist():
-        start, count = int(mapping.start[i]), int(mapping.count[i])
-        found.look(count)
-        trace = ctx.own.trace(start)
-        raw = trace.steps[-1].raw if trace.steps else None
-        width = ctx.guest.width
-        if raw is None or trace.read_what != "P2M entry":
-            continue
-        flags = raw & (width.identity_bit | width.foreign_bit)
-        if flags == width.identity_bit:
+    width = ctx.guest.width
+    found.look(int(mapping.count[mapping.kind == Kind.IDENTITY].sum()))
+    for pfn, count, address, raw, _reason in _corrupt_entries(ctx):
+        if raw & (width.identity_bit | width.foreign_bit) == width.identity_bit:
+            found.look(count)
             found.add(
-                {"pfn": start, "count": count, "address": trace.read_at or 0},
-                f"IDENTITY_FRAME({start:#x})",
+                {"pfn": pfn, "count": count, "address": address},
+                f"IDENTITY_FRAME({pfn:#x})",
                 f"{raw:#x}",
-                f"PFN {start:#x} is marked identity but its entry names frame {raw & (width.identity_bit - 1):#x}",
+                f"PFN {pfn:#x} is marked identity but its entry names frame {raw & (width.identity_bit - 1):#x}",
                 count=count,
             )
-        else:
+    _unreadable(mapping, found)
+
+
+def _documented_kinds(ctx: RuleContext, found: Findings) -> None:
+    mapping = ctx.mapping
+    width = ctx.guest.width
+    read = (Kind.MFN, Kind.FOREIGN, Kind.IDENTITY, Kind.MISSING)
+    found.look(int(mapping.count[np.isin(mapping.kind, [int(k) for k in read])].sum()))
+    for pfn, count, address, raw, reason in _corrupt_entries(ctx):
+        if raw & (width.identity_bit | width.foreign_bit) != width.identity_bit:
+            found.look(count)
             found.add(
-                {"pfn": start, "count": count, "address": trace.read_at or 0},
+                {"pfn": pfn, "count": count, "address": address},
                 "an MFN, a foreign or identity frame, or INVALID_P2M_ENTRY",
                 f"{raw:#x}",
-                f"PFN {start:#x}: {trace.reason}",
+                f"PFN {pfn:#x}: {reason}",
                 count=count,
             )
     _unreadable(mapping, found)
@@ -178,5 +199,15 @@ ENT_RULES = (
         "Xen keeps the first frames of the machine for itself",
         "An entry 0 is nearly always a slot that was never written.",
         _frame_zero,
+    ),
+    Rule(
+        "ENT-006",
+        "every entry is of a documented kind",
+        "error",
+        "all",
+        "Linux arch/x86/include/asm/xen/page.h; documented-layout: entries",
+        "Both flag bits are set only in INVALID_P2M_ENTRY, and no machine frame has more than 40 bits. Anything else is "
+        "a page that holds something other than P2M entries.",
+        _documented_kinds,
     ),
 )

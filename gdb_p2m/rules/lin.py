@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from gdb_p2m.errors import Unreadable
@@ -44,7 +46,7 @@ def _sizes(ctx: RuleContext, found: Findings) -> None:
         ordered.insert(0, ("xen_p2m_last_pfn", ctx.variable("xen_p2m_last_pfn")))
     if ctx.guest.has("xen_max_p2m_pfn"):
         ordered.append(("xen_max_p2m_pfn", ctx.variable("xen_max_p2m_pfn")))
-    for (small, a), (large, b) in zip(ordered, ordered[1:], strict=False):
+    for (small, a), (large, b) in pairwise(ordered):
         found.look()
         if a > b:
             found.add(

@@ -119,7 +119,7 @@ class Source(ABC):
     def _read(self, address: int, size: int) -> bytes | memoryview:
         """Bytes that lie wholly inside the source. Raises Unreadable with the first bad address."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every source has something to release
         """Release files; reading afterwards is an error of the caller."""
 
     def missing_reason(self, address: int) -> str:

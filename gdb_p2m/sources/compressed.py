@@ -40,7 +40,7 @@ def unpack(path: str, kind: str, progress: Progress = no_progress) -> BinaryIO:
     """
     import zstandard
 
-    out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))
+    out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))  # noqa: SIM115 - handed to the caller
     total = os.path.getsize(path)
     try:
         with open(path, "rb") as raw:

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_right
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -95,7 +96,7 @@ class ElfSource(Source):
             if held:
                 segments.append((start, start + held, offset))
         segments.sort()
-        for (s1, e1, o1), (s2, e2, o2) in zip(segments, segments[1:], strict=False):
+        for (s1, e1, o1), (s2, e2, o2) in pairwise(segments):
             if s2 < e1 and not self._same_bytes(s1, o1, s2, o2, min(e1, e2)):
                 problems.append((s2, f"segments at {s1:#x} and {s2:#x} overlap up to {min(e1, e2):#x} and differ"))
         return segments

@@ -68,7 +68,7 @@ def kernel_image(space: VirtualSpace, constants_only: bool) -> memoryview:
     for first, count in contiguous_groups(frames):
         if wanted[first]:
             _copy(space.source, int(frames[first]), count, image, first * PAGE_SIZE)
-    return memoryview(image)
+    return image.data
 
 
 def _copy(source: Source, mfn: int, count: int, image: npt.NDArray[np.uint8], at: int) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from gdb_p2m.errors import NotSupported
+from gdb_p2m.errors import NotSupported, Unreadable
+from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces.radix import Step
 from gdb_p2m.units import FrameArray
 
@@ -64,6 +66,27 @@ class Trace:
             lead = s.pte.pointee.value if not s.pte.problem else s.pte.problem
             text = f"{lead}, frame {s.pte.frame:#x} [{s.pte.flags}]" + (f" = {note}" if note else "")
             self.step(f"{s.level.name}", s.index, s.address, s.pte.raw, text)
+
+
+def shared_answer(
+    t: Trace, source: Source, width: EntryWidth, name: str, kind: Kind, entry: int, decided: tuple[int | None, str]
+) -> Trace:
+    """The end of a trace that leads to shared leaf `name`: what its slot at machine address `entry` says.
+
+    decided: where the page was settled (address and words). A slot that does not hold INVALID is corrupt.
+    """
+    index = t.number % width.per_page
+    try:
+        raw = int.from_bytes(source.read(entry, width.bytes), "little")
+    except Unreadable as e:
+        t.step("entry", index, entry, None, f"{e.reason}; the page is {name}")
+        return t.decide(kind, None, *decided)
+    if raw != width.invalid:
+        reason = f"{name}[{index}] is {raw:#x}, not INVALID_P2M_ENTRY: the shared page was overwritten"
+        t.step("entry", index, entry, raw, reason)
+        return t.decide(Kind.CORRUPT, None, entry, "P2M entry", reason)
+    t.step("entry", index, entry, raw, f"INVALID_P2M_ENTRY, in the page {name}: {kind.word}")
+    return t.decide(kind, None, *decided)
 
 
 @dataclass(frozen=True, slots=True)

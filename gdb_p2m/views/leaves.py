@@ -6,9 +6,11 @@ what backs it; this module turns that into runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, MappingBuilder
@@ -35,6 +37,25 @@ _KIND_OF = {
     Backing.CORRUPT: Kind.CORRUPT,
 }
 BackingArray = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Dirty = Mapping[Backing, npt.NDArray[np.bool_]]
+"""Slots of a shared page that do not hold INVALID_P2M_ENTRY, for the pages that have any."""
+
+
+def dirty_slots(source: Source, width: EntryWidth, shared: Mapping[Backing, int]) -> Dirty:
+    """Which slots of the shared leaves (backing -> MFN) were overwritten.
+
+    The kernel reads an entry before it looks at the page, so such a slot is neither missing nor
+    identity for any PFN that shares the page: a stray write (Linux 3.18 had one) makes them corrupt.
+    A page that cannot be read is taken as clean: which page backs a PFN is known all the same.
+    """
+    dirty = {}
+    for backing, mfn in shared.items():
+        pages, ok = source.read_pages(np.array([mfn], dtype=np.int64))
+        if ok[0]:
+            bad = words_of(pages, width)[0] != np.uint64(width.invalid)
+            if bad.any():
+                dirty[backing] = bad
+    return dirty
 
 
 def add_leaves(
@@ -45,11 +66,12 @@ def add_leaves(
     frames: FrameArray,
     first_pfn: int = 0,
     progress: Progress = no_progress,
+    dirty: Dirty | None = None,
 ) -> None:
     """Append the runs of consecutive leaf slots, the first of which covers `first_pfn`.
 
-    backing: Backing per slot; frames: MFN per slot, used where the slot is PRIVATE. Contents are read
-    in batches, so memory grows with runs.
+    backing: Backing per slot; frames: MFN per slot, used where the slot is PRIVATE; dirty: what
+    `dirty_slots` said. Contents are read in batches, so memory grows with runs.
     """
     if not len(backing):
         return
@@ -63,13 +85,28 @@ def add_leaves(
             what = Backing(int(backing[a]))
             pfn = first_pfn + a * width.per_page
             if what is not Backing.PRIVATE:
-                builder.add(pfn, (b - a) * width.per_page, _KIND_OF[what])
+                if dirty and what in dirty:
+                    _add_dirty(builder, width, _KIND_OF[what], dirty[what], pfn, b - a)
+                else:
+                    builder.add(pfn, (b - a) * width.per_page, _KIND_OF[what])
                 continue
             for part, pages, ok in source.iter_pages(frames[a:b]):
                 at = pfn + part.start * width.per_page
                 _add_batch(builder, width, pages, ok, at)
                 done += part.stop - part.start
                 step(done)
+
+
+def _add_dirty(
+    builder: MappingBuilder, width: EntryWidth, kind: Kind, bad: npt.NDArray[np.bool_], pfn: int, slots: int
+) -> None:
+    """`slots` times the same shared page, of which the `bad` entries are corrupt."""
+    edges = np.concatenate(([0], np.flatnonzero(bad[1:] != bad[:-1]) + 1))
+    counts = np.diff(np.concatenate((edges, [width.per_page])))
+    kinds = np.where(bad[edges], np.uint8(Kind.CORRUPT), np.uint8(kind)).astype(np.uint8)
+    starts = (pfn + np.arange(slots)[:, None] * width.per_page + edges).reshape(-1)
+    none = np.full(len(starts), -1, dtype=np.int64)
+    builder.add_runs(starts, np.tile(counts, slots), np.tile(kinds, slots), none)
 
 
 def _add_batch(

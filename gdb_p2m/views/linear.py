@@ -19,9 +19,9 @@ from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.entries import decode_array
 from gdb_p2m.spaces.radix import Slots, Status, table_page
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, U64Array
-from gdb_p2m.views.base import Storage, StorageCount, Trace, View
+from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
-from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves
+from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
 
 MAX_LIST_PFNS = 1 << 33
 """32 TiB: more than Linux PV can ever have (MAX_PHYSMEM_BITS 46 would be 2^34, Xen stops at 16 TiB)."""
@@ -146,7 +146,9 @@ class LinearView(View):
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit)
-        add_leaves(builder, self.guest.source, self.width, self.backing, self.pages.frame, 0, self.progress)
+        shared = {Backing.MISSING: self.missing_frame, Backing.IDENTITY: self.identity_frame}
+        dirty = dirty_slots(self.guest.source, self.width, shared)
+        add_leaves(builder, self.guest.source, self.width, self.backing, self.pages.frame, 0, self.progress, dirty)
         end = len(self.backing) * self.width.per_page
         # Past the list: room for extra memory is missing, beyond the capacity all is identity
         # (get_phys_to_machine; documented-layout: "Rules of the kernel's own readers").
@@ -171,14 +173,17 @@ class LinearView(View):
         except Untranslatable as e:
             t.page_table(e.steps)  # type: ignore[arg-type]
             kind = Kind.UNREADABLE if e.unreadable else Kind.CORRUPT
-            last = t.steps[-1]
-            return t.decide(kind, None, last.address, last.where, e.message)
+            end = t.steps[-1]
+            return t.decide(kind, None, end.address, end.where, e.message)
         t.page_table(found.steps, self._frame_names)
-        last_step = t.steps[-1]
-        if found.frame == self.missing_frame:
-            return t.decide(Kind.MISSING, None, last_step.address, f"{last_step.where} entry: maps p2m_missing")
-        if found.frame == self.identity_frame:
-            return t.decide(Kind.IDENTITY, None, last_step.address, f"{last_step.where} entry: maps p2m_identity")
+        last = t.steps[-1]
+        for frame, name, kind in (
+            (self.missing_frame, "p2m_missing", Kind.MISSING),
+            (self.identity_frame, "p2m_identity", Kind.IDENTITY),
+        ):
+            if found.frame == frame:
+                decided = (last.address, f"{last.where} entry: maps {name}")
+                return shared_answer(t, self.guest.source, self.width, name, kind, found.address, decided)
         return self._entry(t, number, found.address)
 
     def _past_the_list(self, t: Trace, number: int) -> Trace:

@@ -18,9 +18,9 @@ from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.structures.xen_pages import shared_info
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn
-from gdb_p2m.views.base import Storage, StorageCount, Trace, View
+from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import MAX_MFN_BITS, classify_entry, words_of
-from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves
+from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class ListListView(View):
         backing = np.full(len(flat), Backing.PRIVATE, dtype=np.uint8)
         for name in ("p2m_missing", "p2m_identity"):
             frame = self.shared_frame(name)
-            if frame is not None:
+            # A shared page that was overwritten is read like any other: the toolstack knows no difference.
+            if frame is not None and not dirty_slots(self.guest.source, self.width, {Backing.MISSING: frame}):
                 backing[flat == frame] = Backing.MISSING
         backing[flat == -1] = Backing.CORRUPT
         unreadable = np.repeat(~lists.mid_ok & (lists.top >= 0), self.width.per_page)
@@ -132,11 +133,11 @@ class ListListView(View):
             if value is None:
                 return t
             mfn = value
-        shared = {self.shared_frame(n): n for n in ("p2m_missing", "p2m_identity")}
+        shared = {int(f): n for n in ("p2m_missing", "p2m_identity") if (f := self.shared_frame(n)) is not None}
         if shared.get(mfn):
-            text = f"{shared[mfn]}: all INVALID for this view; identity by page cannot be seen here"
-            t.step("leaf", number % per, (mfn << PAGE_SHIFT) + number % per * size, None, text)
-            return t.decide(Kind.MISSING, None, address, f"mid slot: {shared[mfn]}")
+            entry = (mfn << PAGE_SHIFT) + number % per * size
+            decided = (address, f"mid slot: {shared[mfn]}")
+            return shared_answer(t, self.guest.source, self.width, shared[mfn], Kind.MISSING, entry, decided)
         return self._leaf(t, number, mfn)
 
     def _follow(self, t: Trace, name: str, index: int, address: int, leads: str) -> int | None:

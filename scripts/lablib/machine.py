@@ -83,9 +83,9 @@ def require_port(port: int) -> None:
 def command_line(qemu: str, options: Options, port: int) -> list[str]:
     """QEMU's command line; all files are names in the lab's directory.
 
-    TCG, not KVM: not every host has it, nor can it emulate all that Xen does. No SMAP: with it dom0 dies at
-    once under TCG, of a fault in a bounce frame; SMEP goes with it. no_hash_pointers (5.12 on): the kernel's
-    log then tells where it put the P2M, which a test can compare.
+    TCG, not KVM: not every host has it, and Xen uses an instruction that KVM may not emulate. No SMAP: with it
+    dom0 dies at once under TCG, of a fault in a bounce frame; SMEP goes with it. no_hash_pointers (5.12 on):
+    the kernel's log then tells where it put the P2M, which a test can compare.
     """
     kernel = "vmlinuz console=hvc0 earlyprintk=xen no_hash_pointers"
     xen = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0=pv"
