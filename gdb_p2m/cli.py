@@ -106,10 +106,10 @@ def run(argv: Sequence[str], out: TextIO, err: TextIO, progress: Progress = no_p
         return EXIT_FINE
     verb = BY_NAME.get(argv[0])
     if verb is None:
-        raise UsageError(f"gdb-p2m: no verb is called {argv[0]!r}", hint=_nearest(argv[0]))
+        raise UsageError(f"gdb-p2m: no verb is called {argv[0]!r}", hint=nearest_verb(argv[0]))
     args = build_parser(verb, f"gdb-p2m {verb.name}", True).parse_args(argv[1:])
     if verb.uses == "nothing":
-        return _emit(verb.run(Context(None), args), args, out)
+        return emit(verb.run(Context(None), args), args, out)
     return _with_target(verb, args, out, err, progress)
 
 
@@ -124,7 +124,7 @@ def _with_target(verb: Verb, args: argparse.Namespace, out: TextIO, err: TextIO,
             err.write(f"gdb-p2m: warning: {warning}\n")
         with target.timing.stage("all"):
             report = verb.run(Context(target, args.domain, progress), args)
-            code = _emit(report, args, out)
+            code = emit(report, args, out)
         if args.timing:
             err.write(timing_text(target))
         return code
@@ -155,7 +155,8 @@ def timing_text(target: object) -> str:
     return "timing:\n" + "\n".join(lines) + "\n"
 
 
-def _emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
+def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
+    """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
     text = rendered(report, args.format)
     if args.output == "-":
         out.write(text)
@@ -168,7 +169,8 @@ def _emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     return report.exit_code
 
 
-def _nearest(name: str) -> str:
+def nearest_verb(name: str) -> str:
+    """What to try when no verb is called `name`."""
     import difflib
 
     near = difflib.get_close_matches(name, BY_NAME, n=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gdb_p2m.errors import NotFound, Untranslatable
-from gdb_p2m.layout.names import ROOT_NAMES
+from gdb_p2m.layout.names import ALL_NAMES, ROOT_NAMES
 from gdb_p2m.layout.pagetables import X86_64_4LEVEL
 from gdb_p2m.layout.x86_pv import WIDTH_64, EntryWidth
 from gdb_p2m.sources.base import Source
@@ -15,6 +15,8 @@ from gdb_p2m.symbols.base import SymbolSource
 from gdb_p2m.symbols.discover import discover
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.units import PAGE_SHIFT, MachineAddress, Mfn
+
+FORMS = {n.name: n.form for n in ALL_NAMES}
 
 
 @dataclass
@@ -49,7 +51,8 @@ class LinuxGuest:
         """
         if name not in self._pointers:
             address = self.names.require(name).address
-            self._pointers[name] = self.space.read_named(name, address, self.width.bytes)
+            size = 4 if FORMS.get(name) == "word" else self.width.bytes
+            self._pointers[name] = self.space.read_named(name, address, size)
         return self._pointers[name]
 
     def frame_of(self, address: int) -> Mfn:

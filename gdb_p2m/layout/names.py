@@ -1,7 +1,7 @@
 """The kernel names that decoding needs, and what the absence of each costs.
 
 `form` says what lives at the symbol's address: "pointer" (a variable that holds a kernel virtual
-address), "value" (an unsigned long), "object" (the thing itself, e.g. a page table).
+address), "value" (an unsigned long), "word" (an int or enum, 4 bytes), "object" (the thing itself).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["pointer", "value", "object"]
+Form = Literal["pointer", "value", "word", "object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ GUEST_NAMES = (
     KernelName("machine_to_phys_nr", "value", "3.1", "entries of the M2P", "RAM's end bounds the M2P instead"),
     KernelName("max_pfn", "value", "2.6", "PFNs that the kernel uses", "FLL-005 cannot look"),
     KernelName("xen_remap_mfn", "value", "3.19", "head of the remap chain (init data)", "no remap chain"),
+    KernelName("system_state", "word", "2.6", "how far boot has come", "freed init data is not told from live"),
 )
 ROOT_NAMES = (
     KernelName("init_top_pgt", "object", "4.15", "the kernel's page table", "a process's root is used"),
@@ -58,3 +59,6 @@ ROOT_NAMES = (
     KernelName("swapper_pg_dir", "object", "2.6", "the same, 32-bit and older", "a process's root is used"),
 )
 ALL_NAMES = (*LINEAR_NAMES, *SHARED_NAMES, *TREE_NAMES, *GUEST_NAMES, *ROOT_NAMES)
+
+SYSTEM_FREEING_INITMEM = 2
+"""enum system_states (include/linux/kernel.h): from this value on, init data is being freed or is gone."""

@@ -206,7 +206,7 @@ ENT_RULES = (
         "error",
         "all",
         "Linux arch/x86/include/asm/xen/page.h; documented-layout: entries",
-        "Both flag bits are set only in INVALID_P2M_ENTRY, and no machine frame has more than 40 bits. Anything else is "
+        "Both flag bits are set only in INVALID_P2M_ENTRY, and no frame number has more than 40 bits. Anything else is "
         "a page that holds something other than P2M entries.",
         _documented_kinds,
     ),

@@ -7,9 +7,9 @@ import numpy as np
 from gdb_p2m.errors import Unreadable, Untranslatable
 from gdb_p2m.layout.x86_pv import SIF_VIRT_P2M_4TOOLS
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
+from gdb_p2m.spaces.words import words_of
 from gdb_p2m.structures.xen_pages import unfold_cr3
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, U64Array
-from gdb_p2m.views.entry_runs import words_of
 from gdb_p2m.views.leaves import Backing
 
 P2M_C = "Linux arch/x86/xen/p2m.c"

@@ -12,8 +12,8 @@ from gdb_p2m.layout.x86_pv import START_KERNEL_MAP
 from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
 from gdb_p2m.spaces.radix import Status, table_page
+from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
-from gdb_p2m.views.entry_runs import words_of
 from gdb_p2m.views.leaves import Backing
 
 P2M_C = "Linux arch/x86/xen/p2m.c"

@@ -1,5 +1,7 @@
 """Types from the debug information of a xen-syms."""
 from __future__ import annotations
+
+
 class DwarfTypes:
     kind="DWARF"
     detail=""

@@ -6,10 +6,8 @@ import numpy as np
 
 from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind
+from gdb_p2m.spaces.words import MAX_MFN_BITS
 from gdb_p2m.units import FrameArray, KindArray, U64Array
-
-MAX_MFN_BITS = 40
-"""x86 physical addresses have at most 52 bits: no frame number has more than 40."""
 
 Runs = tuple[FrameArray, FrameArray, KindArray, FrameArray]
 """start, count, kind, frame: as in mapping.Mapping."""
@@ -91,11 +89,3 @@ def _kinds(first: U64Array, pfns: FrameArray, width: EntryWidth) -> tuple[KindAr
     kinds[with_frame & (low >> MAX_MFN_BITS != 0)] = Kind.CORRUPT
     frames = np.where((kinds == Kind.MFN) | (kinds == Kind.FOREIGN), low, -1)
     return kinds, frames
-
-
-def words_of(pages: np.ndarray[tuple[int, int], np.dtype[np.uint8]], width: EntryWidth) -> U64Array:
-    """(n, 4096) page bytes as (n, per_page) entries, widened to uint64."""
-    whole = np.ascontiguousarray(pages)
-    if width.bits == 64:
-        return whole.view("<u8")
-    return whole.view("<u4").astype(np.uint64)

@@ -34,7 +34,7 @@ class TableStatus(IntEnum):
     SHARED = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class TableLevel:
     """The tables of one level in rising order of GFN, one element per page.
 
@@ -65,7 +65,7 @@ class TableLevel:
         return i if i >= 0 and gfn < int(self.base[i]) + self.span else None
 
 
-@dataclass
+@dataclass(eq=False)
 class UpperEntries:
     """Valid entries above the last level that are no pointers to tables: leaves and malformed ones.
 
@@ -77,7 +77,7 @@ class UpperEntries:
     raw: U64Array
 
 
-@dataclass
+@dataclass(eq=False)
 class TableTree:
     """All tables. levels: from the root to the last level. upper: by level index, without the last one."""
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gdb_p2m.errors import P2mError
+from gdb_p2m.errors import NotSupported
 from gdb_p2m.layout import pagetables as pt
 from gdb_p2m.layout.pagetables import Level
 from gdb_p2m.layout.xen_riscv import PAGETABLE_ENTRIES, MetadataFormat
@@ -92,7 +92,7 @@ class Types:
         return kinds
 
 
-@dataclass
+@dataclass(eq=False)
 class MetadataPages:
     """v.md.pg of every table, sorted by table frame. pointer: raw; mfn: the metadata page, -1 unless OK/SHARED."""
 
@@ -113,6 +113,8 @@ class Metadata:
     def __init__(
         self, source: Source, tree: TableTree, frames: FrameTable | None, fmt: MetadataFormat, problem: str = ""
     ) -> None:
+        if fmt.slot_bytes not in (1, 2, 4, 8):
+            raise NotSupported(f"struct md_t of {fmt.slot_bytes} bytes: not a size that metadata slots can have")
         self.source = source
         self.tree = tree
         self.frames = frames
@@ -186,11 +188,3 @@ class Metadata:
         if status is MdStatus.NO_PAGE_INFO:
             return self.problem or "the table's page_info is not in the dump"
         return ""
-
-
-def frame_table_or_reason(make: object) -> tuple[FrameTable | None, str]:
-    """The frame table of a Xen, or why there is none."""
-    try:
-        return FrameTable(make), ""  # type: ignore[arg-type]
-    except P2mError as e:
-        return None, e.message

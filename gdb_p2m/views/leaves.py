@@ -16,8 +16,9 @@ from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source
+from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import FrameArray
-from gdb_p2m.views.entry_runs import entry_runs, words_of
+from gdb_p2m.views.entry_runs import entry_runs
 
 
 class Backing(IntEnum):

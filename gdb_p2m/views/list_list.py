@@ -16,10 +16,11 @@ from gdb_p2m.errors import NotFound, P2mError, Unreadable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.spaces.words import MAX_MFN_BITS, words_of
 from gdb_p2m.structures.xen_pages import shared_info
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
-from gdb_p2m.views.entry_runs import MAX_MFN_BITS, classify_entry, words_of
+from gdb_p2m.views.entry_runs import classify_entry
 from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
 
 

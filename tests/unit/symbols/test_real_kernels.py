@@ -21,9 +21,20 @@ from gdb_p2m.units import VirtualAddress
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 XEN_VIRT_START = 0xFFFF82D040000000
 NEEDED = (
-    "xen_p2m_addr xen_p2m_size xen_max_p2m_pfn p2m_missing p2m_identity p2m_missing_pte p2m_identity_pte "
-    "p2m_top_mfn p2m_mid_missing_mfn HYPERVISOR_shared_info xen_start_info xen_remap_mfn vmcoreinfo_data"
-).split()
+    "xen_p2m_addr",
+    "xen_p2m_size",
+    "xen_max_p2m_pfn",
+    "p2m_missing",
+    "p2m_identity",
+    "p2m_missing_pte",
+    "p2m_identity_pte",
+    "p2m_top_mfn",
+    "p2m_mid_missing_mfn",
+    "HYPERVISOR_shared_info",
+    "xen_start_info",
+    "xen_remap_mfn",
+    "vmcoreinfo_data",
+)
 
 every_suite = pytest.mark.parametrize("suite", SUITES)
 

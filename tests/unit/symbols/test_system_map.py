@@ -100,7 +100,7 @@ def test_listings_that_are_no_kernels_are_refused() -> None:
         listing(b"0000000000001000 T main\n")
     with pytest.raises(NotUnderstood, match="1 of 4 lines"):
         listing(b"ffffffff81000000 T _text\nhello\nhello again, this is text\n\n")
-    with pytest.raises(NotUnderstood, match="not a System.map"):
+    with pytest.raises(NotUnderstood, match=r"not a System\.map"):
         listing(b"hello")
     with pytest.raises(NotUnderstood, match="0 of 0 lines"):
         listing(b"ffffffff81000000 T _text")

@@ -106,7 +106,7 @@ def test_an_unknown_compression_shows_its_first_bytes() -> None:
 
 
 def test_boot_protocols_without_a_payload_are_not_supported() -> None:
-    with pytest.raises(NotSupported, match="2.07"):
+    with pytest.raises(NotSupported, match=r"2\.07"):
         unpack_kernel(bzimage(b"x" * 100, 100, version=0x207), "x")
 
 
