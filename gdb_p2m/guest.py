@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 from gdb_p2m.errors import NotFound, Untranslatable
 from gdb_p2m.layout.names import ALL_NAMES, ROOT_NAMES
-from gdb_p2m.layout.pagetables import X86_64_4LEVEL
-from gdb_p2m.layout.x86_pv import WIDTH_64, EntryWidth
+from gdb_p2m.layout.pagetables import I386_PAE
+from gdb_p2m.layout.x86_pv import WIDTH_32, WIDTH_64, EntryWidth
 from gdb_p2m.sources.base import Source
-from gdb_p2m.spaces.pv_roots import Root
+from gdb_p2m.spaces.pv_roots import Root, kernel_mark
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.base import SymbolSource
 from gdb_p2m.symbols.discover import discover
 from gdb_p2m.symbols.table import SymbolTable
-from gdb_p2m.units import PAGE_SHIFT, MachineAddress, Mfn
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, Mfn
 
 FORMS = {n.name: n.form for n in ALL_NAMES}
 
@@ -23,7 +23,8 @@ FORMS = {n.name: n.form for n in ALL_NAMES}
 class LinuxGuest:
     """A PV guest. `space` uses the kernel's own page table when its symbol is known.
 
-    id: the domain id, None when nothing in memory says it. root: the L4 in use and its evidence.
+    id: the domain id, None when nothing in memory says it. root: the L4 (32-bit: L3) in use and its
+    evidence.
     """
 
     source: Source
@@ -74,19 +75,40 @@ class LinuxGuest:
 
 
 def open_guest(source: Source, root: Root, kernel_file: SymbolSource | None = None) -> LinuxGuest:
-    """The 64-bit guest below `root`, on its kernel's own page table if that can be found."""
-    space = VirtualSpace(source, X86_64_4LEVEL, MachineAddress(root.mfn << PAGE_SHIFT))
+    """The guest below `root`, on its kernel's own page table if that can be found.
+
+    Its word size is that of the root's page table: a 32-bit guest has an L3 of four entries.
+    """
+    space = VirtualSpace(source, root.shape, root.address)
     names = discover(space, kernel_file)
-    kernel_root = names.first(n.name for n in ROOT_NAMES)
-    if kernel_root is not None:
-        try:
-            mfn = Mfn(space.translate(kernel_root.address) >> PAGE_SHIFT)
-        except Untranslatable:
-            names.notes.append(f"{kernel_root.name} at {kernel_root.address:#x} is not mapped by {root.evidence}")
-        else:
-            root = Root(mfn, f"{kernel_root.name} ({kernel_root.source}), found through {root.evidence}")
-            space = VirtualSpace(source, X86_64_4LEVEL, MachineAddress(mfn << PAGE_SHIFT))
-    return LinuxGuest(source, space, names, root)
+    better = _kernel_root(source, space, names, root)
+    if better is not None:
+        root = better
+        space = VirtualSpace(source, root.shape, root.address)
+    width = WIDTH_32 if root.shape is I386_PAE else WIDTH_64
+    return LinuxGuest(source, space, names, root, width)
+
+
+def _kernel_root(source: Source, space: VirtualSpace, names: SymbolTable, root: Root) -> Root | None:
+    """The kernel's own root table: every kernel mapping is in it, which is not so for processes.
+
+    It must lead to the same kernel as `root`; symbols of another kernel point anywhere.
+    """
+    symbol = names.first(n.name for n in ROOT_NAMES)
+    if symbol is None:
+        return None
+    try:
+        mfn = Mfn(space.translate(symbol.address) >> PAGE_SHIFT)
+    except Untranslatable:
+        names.notes.append(f"{symbol.name} at {symbol.address:#x} is not mapped by {root.evidence}")
+        return None
+    found = Root(mfn, f"{symbol.name} ({symbol.source}), found through {root.evidence}", root.shape)
+    mark = kernel_mark(source, found)
+    if mfn == root.mfn or (mark is not None and mark == kernel_mark(source, root)):
+        return found
+    why = "leads to another kernel" if source.holds(mfn << PAGE_SHIFT, PAGE_SIZE) else "is not in the dump"
+    names.notes.append(f"{symbol.name} at machine frame {mfn:#x} {why}: the page table of {root.evidence} is used")
+    return None
 
 
 def require_p2m(guest: LinuxGuest) -> None:
@@ -94,6 +116,7 @@ def require_p2m(guest: LinuxGuest) -> None:
     if not any(guest.has(n) for n in ("xen_p2m_addr", "p2m_top")):
         tried = "; ".join(guest.names.notes) or "the sources of symbols name neither xen_p2m_addr nor p2m_top"
         raise NotFound(
-            f"a PV kernel is mapped at L4 frame {guest.root.mfn:#x}, but its P2M is not known: {tried}",
+            f"a PV kernel is mapped by the {guest.root.table} at frame {guest.root.mfn:#x}, "
+            f"but its P2M is not known: {tried}",
             hint="give its symbols with --kernel vmlinux, System.map or vmlinuz",
         )

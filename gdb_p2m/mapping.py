@@ -116,6 +116,13 @@ class Mapping:
         frame = None if run.frame is None else run.frame + number - run.start
         return Run(number, 1, run.kind, frame, run.order)
 
+    def kinds_at(self, numbers: FrameArray) -> KindArray:
+        """Kind of each of `numbers` (INVALID where the mapping has a hole or ends)."""
+        i = np.searchsorted(self.start, numbers, side="right") - 1
+        inside = (i >= 0) & (numbers < (self.start + self.count)[i])
+        kinds: KindArray = np.where(inside, self.kind[i], np.uint8(Kind.INVALID))
+        return kinds
+
     def reverse(self, mfn: int) -> list[Run]:
         """Every frame number that maps to machine frame `mfn`, as single-frame runs in order."""
         hit = _HAS_FRAME[self.kind] & (self.frame <= mfn) & (mfn < self.frame + self.count)

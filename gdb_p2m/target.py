@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from gdb_p2m.errors import NotFound, NotSupported, P2mError
+from gdb_p2m.domain import Domain
+from gdb_p2m.errors import NotFound, NotSupported, P2mError, UsageError
 from gdb_p2m.guest import LinuxGuest, open_guest, require_p2m
 from gdb_p2m.layout.x86_pv import SIF_INITDOMAIN
 from gdb_p2m.progress import Progress, no_progress
@@ -16,9 +18,10 @@ from gdb_p2m.spaces import pv_roots
 from gdb_p2m.spaces.pv_roots import Root
 from gdb_p2m.symbols.base import SymbolSource
 from gdb_p2m.units import PAGE_SHIFT
+from gdb_p2m.xen_riscv import RiscvDomain, XenRiscv, open_xen
 
-KERNEL_SLOT = 511
-"""L4 slot of __START_KERNEL_map: all page tables of one guest share what it points to."""
+if TYPE_CHECKING:
+    from gdb_p2m.structures.domain_list import DomainList
 
 
 class Timing:
@@ -73,6 +76,34 @@ class Target:
         return open_kernel_file(self.kernel_path)
 
     @cached_property
+    def xen(self) -> XenRiscv:
+        """Xen on RISC-V. Raises NotSupported on other machines, and what open_xen raises."""
+        if not self.is_riscv:
+            raise NotSupported(f"{self.source.info.path}: not memory of a RISC-V machine")
+        if self.kernel_path is not None:
+            raise UsageError(
+                "--kernel names a guest's kernel; the P2M of a RISC-V domain is Xen's",
+                hint="give Xen's symbols with --xen xen-syms",
+            )
+        with self.timing.stage("find Xen and its symbols"):
+            return open_xen(self.source, self.xen_path, self.progress)
+
+    @cached_property
+    def domain_list(self) -> DomainList:
+        """Xen's list of domains (RISC-V), with what is wrong in it."""
+        from gdb_p2m.structures.domain_list import read_domains
+
+        with self.timing.stage("domain list"):
+            return read_domains(self.xen)
+
+    @property
+    def domains(self) -> list[Domain]:
+        """Every domain that was found: RISC-V from Xen's list, x86 the PV guests."""
+        found: list[Domain] = []
+        found.extend(self.domain_list.domains if self.is_riscv else self.guests)
+        return found
+
+    @cached_property
     def guests(self) -> list[LinuxGuest]:
         """The PV guests: the ones that CPUs run; when dom0 is not among them, all that a scan finds.
 
@@ -94,16 +125,12 @@ class Target:
 
     def _open_roots(self, roots: Iterator[Root], found: dict[int, LinuxGuest]) -> None:
         for root in roots:
-            key = self._kernel_half(root)
+            mark = pv_roots.kernel_mark(self.source, root)
+            key = -root.mfn if mark is None else mark
             if key not in found:
                 guest = open_guest(self.source, root, self.kernel_file)
                 self._identify(guest)
                 found[key] = guest
-
-    def _kernel_half(self, root: Root) -> int:
-        """What the page tables of one guest have in common: the frame behind the kernel's slot."""
-        entry = self.source.read_u64((root.mfn << PAGE_SHIFT) + KERNEL_SLOT * 8)
-        return entry >> PAGE_SHIFT
 
     def _identify(self, guest: LinuxGuest) -> None:
         """Domain 0 is known by SIF_INITDOMAIN of its start_info; other ids are Xen's to tell."""
@@ -130,8 +157,10 @@ class Target:
             hint="the P2M of a PV guest is what this program reads; HVM, PVH and bare-metal kernels have none",
         )
 
-    def domain(self, number: int | None = None) -> LinuxGuest:
-        """Domain `number`; by default dom0, or the only guest there is. Raises NotFound."""
+    def domain(self, number: int | None = None) -> Domain:
+        """Domain `number`; by default dom0, else the first there is. Raises NotFound."""
+        if self.is_riscv:
+            return self._riscv_domain(number)
         guests = self.guests
         if number is None:
             require_p2m(guests[0])
@@ -144,6 +173,22 @@ class Target:
         raise NotFound(
             f"domain {number} is not known; domains found: {known}",
             hint="`identify` shows what was found and how",
+        )
+
+    def _riscv_domain(self, number: int | None) -> RiscvDomain:
+        found = self.domain_list
+        by_id = {d.id: d for d in found.domains}
+        if number is None and found.domains:
+            return by_id.get(0, found.domains[0])
+        if number in by_id:
+            return by_id[number]
+        broken = "".join(f"; the domain at {a:#x} cannot be read: {why}" for a, why in found.broken)
+        ended = f"; the list ends early: {found.problem}" if found.problem else ""
+        known = ", ".join(map(str, by_id)) or "none"
+        wanted = "no domain" if number is None else f"domain {number}"
+        raise NotFound(
+            f"{wanted} is {'there' if number is None else 'not known'}; domains found: {known}{broken}{ended}",
+            hint="`domains` lists what was found",
         )
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ def pfns_below_limit(texts: list[str], view: View, what: str = "PFN") -> list[in
 
 def answer_json(trace: Trace) -> dict[str, Any]:
     """The answer of a trace as in the schema of `lookup`."""
-    answer: dict[str, Any] = {"pfn": trace.number, "kind": trace.kind.word}
+    answer: dict[str, Any] = {number_key(trace.view): trace.number, "kind": trace.kind.word}
     if trace.frame is not None:
         answer["frame"] = trace.frame
     if trace.order is not None:
@@ -33,6 +33,11 @@ def answer_json(trace: Trace) -> dict[str, Any]:
     if trace.reason:
         answer["reason"] = trace.reason
     return answer
+
+
+def number_key(view: str) -> str:
+    """JSON key of the numbers that a view translates."""
+    return "gfn" if view == "gstage" else "pfn"
 
 
 def read_at_text(trace: Trace) -> str:

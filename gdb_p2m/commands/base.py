@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from gdb_p2m.domain import Domain
+from gdb_p2m.errors import UsageError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from gdb_p2m.xen_riscv import RiscvDomain
 
 Cell = str | int | None
 
@@ -49,9 +52,7 @@ class Report:
     exit_code: int = 0
     extra: dict[str, Callable[[], str]] = field(default_factory=dict)
 
-    def table(
-        self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", align: str = ""
-    ) -> None:
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", align: str = "") -> None:
         """Append a table."""
         self.blocks.append(Table(headers, rows, title, align))
 
@@ -63,9 +64,7 @@ class Report:
 class Context:
     """A target as the verbs see it: one domain chosen, its views and its M2P made once."""
 
-    def __init__(
-        self, target: Target | None, domain: int | None = None, progress: Progress = no_progress
-    ) -> None:
+    def __init__(self, target: Target | None, domain: int | None = None, progress: Progress = no_progress) -> None:
         self._target = target
         self.domain_number = domain
         self.progress = progress
@@ -77,14 +76,36 @@ class Context:
         return self._target
 
     @cached_property
-    def guest(self) -> LinuxGuest:
+    def domain(self) -> Domain:
         """The chosen domain."""
         return self.target.domain(self.domain_number)
+
+    @property
+    def guest(self) -> LinuxGuest:
+        """The chosen domain, for verbs that read what only PV guests have. Raises UsageError."""
+        if not isinstance(self.domain, LinuxGuest):
+            raise UsageError(
+                f"domain {self.domain.id} is a RISC-V domain; this verb reads structures of x86 PV guests",
+                hint="RISC-V: identify, domains, symbols, lookup, walk, map, stats, page-info, check, excerpt",
+            )
+        return self.domain
+
+    @property
+    def riscv(self) -> RiscvDomain:
+        """The chosen domain, for verbs about Xen on RISC-V. Raises UsageError."""
+        if not isinstance(self.domain, RiscvDomain):
+            raise UsageError("this verb reads Xen's structures on RISC-V; this is memory of an x86 machine")
+        return self.domain
 
     @cached_property
     def views(self) -> Views:
         """Its views."""
-        return Views(self.guest, self.progress)
+        return Views(self.domain, self.progress)
+
+    @property
+    def word(self) -> str:
+        """What the domain's frame numbers are called: PFN, or GFN on RISC-V."""
+        return "GFN" if self.domain.kind == "riscv" else "PFN"
 
     @cached_property
     def m2p(self) -> M2p:

@@ -20,9 +20,8 @@ STATUS_WORDS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument(
-        "rules", nargs="*", metavar="RULE", help="only these rules or groups, e.g. LIN-004 or FLL"
-    )
+    parser.add_argument("rules", nargs="*", metavar="RULE", help="only these rules or groups, e.g. LIN-004 or FLL")
+    parser.add_argument("--remap-chain", metavar="FILE", help="chain saved by `remap --save` during boot, for RMP-006")
 
 
 def chosen_rules(names: list[str]) -> list[Rule]:
@@ -35,9 +34,7 @@ def chosen_rules(names: list[str]) -> list[Rule]:
         hits = {r.id for r in CATALOGUE if r.id == upper or r.id.startswith(upper + "-")}
         if not hits:
             groups = ", ".join(sorted({r.split("-")[0] for r in BY_ID}))
-            raise UsageError(
-                f"no rule or group is called {name!r}", hint=f"groups: {groups}; `rules` lists all"
-            )
+            raise UsageError(f"no rule or group is called {name!r}", hint=f"groups: {groups}; `rules` lists all")
         wanted |= hits
     return [r for r in CATALOGUE if r.id in wanted]
 
@@ -45,7 +42,7 @@ def chosen_rules(names: list[str]) -> list[Rule]:
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """Run rules and report findings first."""
     rules = chosen_rules(args.rules)
-    context = RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p)
+    context = RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain)
     results: list[Result] = []
     with ctx.target.timing.stage("check"), ctx.progress("checking", len(rules)) as step:
         for rule in rules:

@@ -33,9 +33,7 @@ KEPT_NOTES = ("CORE", "QEMU", "Xen")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument(
-        "out", metavar="OUT", help="file to write; .zst and .gz compress it; - is standard output"
-    )
+    parser.add_argument("out", metavar="OUT", help="file to write; .zst and .gz compress it; - is standard output")
     parser.add_argument("--force", action="store_true", help="overwrite OUT when it is there")
 
 

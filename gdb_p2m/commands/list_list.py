@@ -53,9 +53,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         data["mid"] = None
         return report
     title = f"Mid page of top slot {index}, MFN {mid:#x}{names.get(mid, '')}"
-    data["mid"] = _stretches(
-        report, view.lists.leaves[index], view.width.per_page, names, title, first, "leaf"
-    )
+    data["mid"] = _stretches(report, view.lists.leaves[index], view.width.per_page, names, title, first, "leaf")
     return report
 
 
@@ -77,9 +75,7 @@ def _stretches(
     while i < len(slots):
         j = i
         rule = None
-        while j + 1 < len(slots) and (
-            same[j] if rule == "same" else up[j] if rule == "up" else same[j] or up[j]
-        ):
+        while j + 1 < len(slots) and (same[j] if rule == "same" else up[j] if rule == "up" else same[j] or up[j]):
             rule = rule or ("same" if same[j] else "up")
             j += 1
         mfn, last = int(slots[i]), int(slots[j])

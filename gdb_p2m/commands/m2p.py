@@ -37,9 +37,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
             }
         )
         rows.append([hexa(mfn), hexa(entry.address), hexa(entry.raw), entry.meaning])
-    report = Report(
-        {"schema": "gdb-p2m/m2p/1", "domain": ctx.guest.id, "base": table.base, "entries": entries}
-    )
+    report = Report({"schema": "gdb-p2m/m2p/1", "domain": ctx.guest.id, "base": table.base, "entries": entries})
     report.table(["MFN", "machine address", "raw value", "meaning"], rows)
     report.text(f"M2P at virtual {table.base:#x} ({table.base_source}), {table.entry_bytes} bytes an entry")
     return report

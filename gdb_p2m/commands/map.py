@@ -10,7 +10,7 @@ import numpy as np
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
 from gdb_p2m.errors import UsageError
-from gdb_p2m.mapping import KIND_BY_WORD, LINUX_KINDS, Kind, Mapping, Run
+from gdb_p2m.mapping import KIND_BY_WORD, LINUX_KINDS, RISCV_KINDS, Kind, Mapping, Run
 from gdb_p2m.units import parse_range, thousands
 
 
@@ -20,9 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         action="append",
-        choices=[k.word for k in LINUX_KINDS],
+        choices=[k.word for k in dict.fromkeys((*LINUX_KINDS, *RISCV_KINDS))],
         metavar="KIND",
-        help="only runs of this kind; may be given several times: " + ", ".join(k.word for k in LINUX_KINDS),
+        help="only runs of this kind; may be given several times: "
+        + ", ".join(k.word for k in LINUX_KINDS)
+        + "; RISC-V: "
+        + ", ".join(k.word for k in RISCV_KINDS),
     )
     parser.add_argument(
         "--fold",
@@ -37,7 +40,8 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     start, end = (0, view.limit) if args.range is None else parse_range(args.range)
     end = view.limit if end == -1 else end
     if start >= view.limit:
-        raise UsageError(f"PFN {start:#x} is out of range: view {view.name} covers 0..{view.limit - 1:#x}")
+        raise UsageError(f"{ctx.word} {start:#x} is out of range: view {view.name} covers 0..{view.limit - 1:#x}")
+    _check_kinds(args.kind or [], ctx)
     with ctx.target.timing.stage("decode"):
         mapping = view.mapping()
     if args.range is not None:
@@ -47,15 +51,26 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     data: dict[str, Any] = {
         "schema": "gdb-p2m/map/1",
         "view": view.name,
-        "domain": ctx.guest.id,
+        "domain": ctx.domain.id,
         "limit": view.limit,
     }
     if getattr(args, "format", "text") == "json":
         data["runs"] = [run_json(r) for r in mapping]
     report = Report(data, extra={"csv": lambda: to_csv(mapping)})
     if getattr(args, "format", "text") == "text":
-        _text(report, mapping, args.fold)
+        _text(report, mapping, args.fold, ctx.word)
     return report
+
+
+def _check_kinds(words: list[str], ctx: Context) -> None:
+    """A kind that this domain's P2M cannot have is a mistake, not an empty answer."""
+    kinds = RISCV_KINDS if ctx.domain.kind == "riscv" else LINUX_KINDS
+    for word in words:
+        if KIND_BY_WORD[word] not in kinds:
+            raise UsageError(
+                f"a {ctx.domain.kind} domain has no frames of kind {word}",
+                hint=f"kinds: {', '.join(k.word for k in kinds)}",
+            )
 
 
 def run_json(r: Run) -> dict[str, int | str]:
@@ -69,9 +84,12 @@ def run_json(r: Run) -> dict[str, int | str]:
 
 
 def to_csv(mapping: Mapping) -> str:
-    """start,count,kind,frame (empty for kinds without), decimal."""
-    lines = ["start,count,kind,frame"]
-    lines += [f"{r.start},{r.count},{r.kind.word},{'' if r.frame is None else r.frame}" for r in mapping]
+    """start,count,kind,frame (empty for kinds without), decimal; with the leaf's order for page tables."""
+    ordered = mapping.order is not None
+    lines = ["start,count,kind,frame" + (",order" if ordered else "")]
+    for r in mapping:
+        frame = "" if r.frame is None else r.frame
+        lines.append(f"{r.start},{r.count},{r.kind.word},{frame}" + (f",{r.order}" if ordered else ""))
     return "\n".join(lines) + "\n"
 
 
@@ -86,18 +104,20 @@ def folded(mapping: Mapping) -> Iterator[tuple[int, int, Kind, int]]:
         yield int(mapping.start[a]), int(end[b - 1] - mapping.start[a]), Kind(int(mapping.kind[a])), b - a
 
 
-def _text(report: Report, mapping: Mapping, fold: bool) -> None:
+def _text(report: Report, mapping: Mapping, fold: bool, word: str) -> None:
     rows: list[list[Cell]] = []
     if fold:
         rows = [[hexa(s), hexa(s + c - 1), c, k.word, n] for s, c, k, n in folded(mapping)]
-        report.table(["first PFN", "last PFN", "count", "kind", "runs"], rows, align="rrrlr")
+        report.table([f"first {word}", f"last {word}", "count", "kind", "runs"], rows, align="rrrlr")
     else:
         for r in mapping:
             last = None if r.frame is None else r.frame + r.count - 1
-            rows.append([hexa(r.start), hexa(r.end - 1), r.count, r.kind.word, hexa(r.frame), hexa(last)])
-        report.table(
-            ["first PFN", "last PFN", "count", "kind", "first MFN", "last MFN"], rows, align="rrrlrr"
-        )
+            row: list[Cell] = [hexa(r.start), hexa(r.end - 1), r.count, r.kind.word, hexa(r.frame), hexa(last)]
+            rows.append(row if r.order is None else [*row, r.order])
+        headers = [f"first {word}", f"last {word}", "count", "kind", "first MFN", "last MFN"]
+        if mapping.order is not None:
+            headers.append("order")
+        report.table(headers, rows, align="rrrlrr" + "r" * (len(headers) - 6))
     totals = ", ".join(f"{thousands(n)} {k.word}" for k, n in mapping.totals().items())
     report.text(f"{len(rows):,} {'stretches' if fold else 'runs'}: {totals or 'nothing in this range'}")
 
@@ -106,7 +126,8 @@ VERB = Verb(
     "map",
     "the whole P2M as maximal runs",
     "A run is a stretch of one kind and, for kinds with a frame, consecutive machine frames. Runs cover "
-    "0..limit-1 without gaps. --fold joins runs of one kind for an overview.",
+    "0..limit-1 without gaps; a RISC-V map holds the leaves only, with the order of each (0, 9, 18). --fold joins runs "
+    "of one kind for an overview.",
     "--range 0..0x1ff",
     configure,
     run,

@@ -10,9 +10,7 @@ from gdb_p2m.commands.check import chosen_rules
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument(
-        "rules", nargs="*", metavar="RULE", help="explain these rules or groups, e.g. LIN-004 or FLL"
-    )
+    parser.add_argument("rules", nargs="*", metavar="RULE", help="explain these rules or groups, e.g. LIN-004 or FLL")
 
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:

@@ -17,13 +17,11 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     data = {
         "schema": "gdb-p2m/stats/1",
         "view": view.name,
-        "domain": ctx.guest.id,
+        "domain": ctx.domain.id,
         "limit": view.limit,
         "runs": len(mapping),
         "kinds": {k.word: n for k, n in totals.items()},
-        "storage": [
-            {"what": s.what, "count": s.count, "unit": s.unit, "pfns": s.pfns} for s in storage.lines
-        ],
+        "storage": [{"what": s.what, "count": s.count, "unit": s.unit, "pfns": s.pfns} for s in storage.lines],
         "shared": [{"name": n, "frame": f, "slots": c} for n, f, c in storage.shared],
         "bytes_used": storage.bytes_used,
         "bytes_saved": storage.bytes_saved,
@@ -32,14 +30,15 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     report = Report(data)
     rows: list[list[Cell]] = [[k.word, n, human_size(n << PAGE_SHIFT)] for k, n in totals.items()]
     rows.append(["all", view.limit, human_size(view.limit << PAGE_SHIFT)])
-    report.table(["kind", "PFNs", "address space"], rows, f"View {view.name}, {len(mapping):,} runs", "lrr")
+    report.table(["kind", f"{ctx.word}s", "address space"], rows, f"View {view.name}, {len(mapping):,} runs", "lrr")
     stored: list[list[Cell]] = [[s.what, s.count, s.unit, s.pfns] for s in storage.lines]
-    report.table(["how it is stored", "count", "unit", "PFNs"], stored, "Storage", "lrlr")
+    report.table(["how it is stored", "count", "unit", f"{ctx.word}s"], stored, "Storage", "lrlr")
     if storage.shared:
         shared: list[list[Cell]] = [[n, hexa(f), c] for n, f, c in storage.shared]
         report.table(["shared page", "machine frame", "slots that lead to it"], shared, "Sharing", "lrr")
+    without = "superpages" if ctx.word == "GFN" else "shared pages"
     report.text(
-        f"This view takes {human_size(storage.bytes_used)}; without shared pages it would take "
+        f"This view takes {human_size(storage.bytes_used)}; without {without} it would take "
         f"{human_size(storage.bytes_used + storage.bytes_saved)} ({human_size(storage.bytes_saved)} saved)."
     )
     if storage.notes:

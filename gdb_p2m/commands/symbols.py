@@ -34,13 +34,10 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
             continue
         value = _value(ctx, name)
         rows.append([name.name, f"{symbol.address:#x}", value[0], symbol.source])
-        entries.append(
-            {"name": name.name, "address": symbol.address, "value": value[1], "source": symbol.source}
-        )
+        entries.append({"name": name.name, "address": symbol.address, "value": value[1], "source": symbol.source})
     report = Report({"schema": "gdb-p2m/symbols/1", "domain": guest.id, "symbols": entries})
     report.data["sources"] = [
-        {"kind": s.kind, "detail": s.detail, "build_id": s.build_id, "release": s.release}
-        for s in guest.names.sources
+        {"kind": s.kind, "detail": s.detail, "build_id": s.build_id, "release": s.release} for s in guest.names.sources
     ]
     report.data["notes"] = guest.names.notes
     report.table(["name", "address", "value", "source, or what its absence costs"], rows)

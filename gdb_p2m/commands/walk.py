@@ -15,7 +15,7 @@ from gdb_p2m.views.base import Trace, View
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("number", metavar="N", help="the PFN")
+    parser.add_argument("number", metavar="N", help="the PFN (RISC-V: GFN)")
 
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
@@ -24,8 +24,9 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     wanted = [(args.view, ctx.views.get(args.view))] if args.view else ctx.views.available()
     own = wanted[0][1] if args.view else ctx.views.own()
     if isinstance(own, View) and number >= own.limit:
-        raise UsageError(f"PFN {number:#x} is out of range: view {own.name} covers 0..{own.limit - 1:#x}")
-    data: dict[str, Any] = {"schema": "gdb-p2m/walk/1", "domain": ctx.guest.id, "pfn": number, "views": []}
+        raise UsageError(f"{ctx.word} {number:#x} is out of range: view {own.name} covers 0..{own.limit - 1:#x}")
+    key = ctx.word.lower()
+    data: dict[str, Any] = {"schema": "gdb-p2m/walk/1", "domain": ctx.domain.id, key: number, "views": []}
     report = Report(data)
     summary: list[list[str]] = []
     for name, view in wanted:
@@ -41,11 +42,10 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
             trace = view.trace(number)
             _show(report, trace)
             summary.append([name, trace.kind.word, frame_text(trace), read_at_text(trace)])
-            if trace.frame is not None and view is own:
+            if trace.frame is not None and view is own and key == "pfn":
                 _m2p(ctx, report, summary, number, trace.frame)
-    report.table(
-        ["view", "kind", "MFN", "decided at (machine address)"], summary, f"PFN {number:#x}, side by side"
-    )
+    title = f"{ctx.word} {number:#x}, side by side"
+    report.table(["view", "kind", "MFN", "decided at (machine address)"], summary, title)
     return report
 
 

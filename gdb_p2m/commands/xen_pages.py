@@ -22,11 +22,7 @@ def _report(ctx: Context, schema: str, record: Record, notes: dict[str, str]) ->
     for field in record.layout.fields:
         value = record.values[field.name]
         shown = f"{value:#x}" if isinstance(value, int) else repr(value)
-        if (
-            isinstance(value, int)
-            and value > 9
-            and field.unit in ("pages", "frames", "PFNs", "bytes", "count")
-        ):
+        if isinstance(value, int) and value > 9 and field.unit in ("pages", "frames", "PFNs", "bytes", "count"):
             shown += f" ({value:,})"
         data["fields"].append(
             {
@@ -58,9 +54,7 @@ def run_shared_info(ctx: Context, args: argparse.Namespace) -> Report:
     if cr3 := record.number("p2m_cr3"):
         notes["p2m_cr3"] = f"page table at MFN {unfold_cr3(cr3, ctx.guest.width.bits):#x}"
     generation = record.number("p2m_generation")
-    notes["p2m_generation"] = (
-        "odd: the list is being changed" if generation & 1 else "even: not being changed"
-    )
+    notes["p2m_generation"] = "odd: the list is being changed" if generation & 1 else "even: not being changed"
     if record.number("pfn_to_mfn_frame_list_list") == ctx.guest.width.invalid:
         notes["pfn_to_mfn_frame_list_list"] = "all ones: no frame list list; use p2m_cr3 and p2m_vaddr"
     return _report(ctx, "shared-info", record, notes)

@@ -69,6 +69,9 @@ RO_MPT_SLOT = 256
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """__START_KERNEL_map; PV kernels are linked and run from 0xffffffff81000000 (seen: never relocated)."""
 KERNEL_TEXT_VA = 0xFFFF_FFFF_8100_0000
+KERNEL_TEXT_VA_PAE = 0xC100_0000
+"""32-bit kernels: PAGE_OFFSET 0xc0000000 plus CONFIG_PHYSICAL_START's 16 MiB (seen: 4.9); low memory is
+mapped from PAGE_OFFSET on, so that this address is mapped wherever the kernel lies in it."""
 KERNEL_IMAGE_LIMIT = 0x4000_0000
 """KERNEL_IMAGE_SIZE with KASLR support: 1 GiB, the most that can lie above __START_KERNEL_map."""
 MACH2PHYS_VIRT_START_PAE = 0xF580_0000

@@ -103,7 +103,7 @@ class _Boot:
     def run(self) -> Machine:
         """All steps."""
         d, kernel = self.d, self.kernel
-        put_m2p(self.xen, self.memory, self.p2m, self.frames)
+        put_m2p(self.xen, self.memory, self.p2m, self.frames, self.plan.moves if d.stage == "planned" else [])
         self._name_image(map_m2p(self.xen, self.memory, kernel))
         if d.era.linear and d.stage == "initial":
             self.shape = build_initial_list(d, self.plan, self.p2m, kernel, self.placed)

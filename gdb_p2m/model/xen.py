@@ -14,13 +14,14 @@ from gdb_p2m.layout.x86_pv import (
     MACH2PHYS_VIRT_START_PAE,
     RO_MPT_SLOT,
 )
+from gdb_p2m.model.boot import Move
 from gdb_p2m.model.description import Description, DescriptionError
 from gdb_p2m.model.frames import LOW_FRAMES, FrameRange, Frames, Pool
 from gdb_p2m.model.kernel import Kernel
 from gdb_p2m.model.memory import Memory, Rows
 from gdb_p2m.model.pieces import Fate, PieceMap
 from gdb_p2m.model.tables import M2P_PAGE, M2P_TABLE, Tables, pte
-from gdb_p2m.units import GIB, MIB, PAGE_SHIFT, PAGE_SIZE, FrameArray
+from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE
 
 LARGE_FRAMES = 512
 """Frames of a 2 MiB page."""
@@ -111,9 +112,14 @@ def make_frames(d: Description, xen: Xen) -> Frames:
     return Frames(xen.pool, d.nr_pages, d.order, first, d.seed)
 
 
-def put_m2p(xen: Xen, memory: Memory, p2m: PieceMap, frames: Frames) -> None:
-    """M2P[P2M[pfn]] = pfn for the guest's frames, INVALID_M2P_ENTRY for all others."""
-    pieces = sorted((p.base, p.base + p.end - p.start, p.start) for p in p2m if p.fate is Fate.MFN)
+def put_m2p(xen: Xen, memory: Memory, p2m: PieceMap, frames: Frames, waiting: list[Move]) -> None:
+    """M2P[P2M[pfn]] = pfn for the guest's frames, INVALID_M2P_ENTRY for all others.
+
+    waiting: frames in the remap chain: Xen still knows them by their old PFNs.
+    """
+    pieces = [(p.base, p.base + p.end - p.start, p.start) for p in p2m if p.fate is Fate.MFN]
+    pieces += [(m.source, m.source + m.count, m.source) for m in waiting]
+    pieces.sort()
     base, end, pfn = (np.array(column, dtype=np.int64) for column in zip(*pieces, strict=True))
     per = PAGE_SIZE // xen.m2p_entry
     total = xen.max_frame
@@ -158,5 +164,3 @@ def link_root(kernel: Kernel) -> None:
         root = kernel.tables.root
         kernel.memory.words(root)[LINEAR_PT_SLOT] = (root << PAGE_SHIFT & X86_FRAME_MASK) | LINEAR_PT_FLAGS
 
-
-__all__ = ["GIB", "FrameArray", "Xen", "link_root", "make_frames", "make_xen", "map_m2p", "put_m2p"]

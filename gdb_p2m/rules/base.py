@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from gdb_p2m.domain import Domain
 from gdb_p2m.errors import P2mError
 from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.mapping import Mapping
+from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.structures.record import Record
 from gdb_p2m.structures.xen_pages import shared_info, start_info
 from gdb_p2m.target import Target
+from gdb_p2m.units import FrameArray
 from gdb_p2m.views.base import View
 from gdb_p2m.views.linear import LinearView
 from gdb_p2m.views.list_list import ListListView
@@ -76,82 +78,117 @@ class Findings:
         if len(self.listed) < MAX_FINDINGS:
             self.listed.append(Finding(where, expected, found, message, space))
 
+    def room(self, where: FrameArray, counts: FrameArray | None = None) -> list[int]:
+        """Those of the findings at `where` that there is room to list; the rest only counts.
+
+        counts: for how many equal ones each stands (1). So a broken memory costs no loop over its frames.
+        """
+        free = max(0, MAX_FINDINGS - len(self.listed))
+        self.total += len(where) - len(where[:free]) if counts is None else int(counts[free:].sum())
+        return [int(i) for i in where[:free]]
+
     def could_not_read(self, reason: str) -> None:
         """A part could not be looked at; without findings the rule then could not check."""
         if reason not in self.unread and len(self.unread) < MAX_FINDINGS:
             self.unread.append(reason)
 
 
-class RuleContext:
-    """One domain as the rules see it. Everything is made once and shared by all rules."""
+def unread_pfns(mapping: Mapping, found: Findings) -> None:
+    """Say how many PFNs a rule over the whole mapping could not look at."""
+    lost = int(mapping.count[mapping.kind == Kind.UNREADABLE].sum())
+    if lost:
+        found.could_not_read(f"{lost:,} PFNs are unreadable: their pages of the P2M are not in the dump")
 
-    def __init__(self, target: Target, guest: LinuxGuest, views: Views, m2p: M2p) -> None:
+
+class DomainContext:
+    """One domain as rules for every kind of domain see it. Made once, shared by all rules."""
+
+    def __init__(self, target: Target, domain: Domain, views: Views) -> None:
         self.target = target
-        self.guest = guest
+        self.domain = domain
         self.views = views
-        self.m2p = m2p
 
     @cached_property
     def own(self) -> View:
-        """The guest's own view; CannotCheck when it cannot be made."""
-        return _or_cannot(self.views.own)
+        """The domain's own view; CannotCheck when it cannot be made."""
+        return or_cannot(self.views.own)
 
     @cached_property
     def mapping(self) -> Mapping:
-        """The guest's own view as runs."""
-        return _or_cannot(self.own.mapping)
+        """The domain's own view as runs."""
+        return or_cannot(self.own.mapping)
+
+
+class RuleContext(DomainContext):
+    """One PV guest as the rules see it.
+
+    recorded_chain: file of a remap chain saved during boot, for RMP-006.
+    """
+
+    def __init__(
+        self, target: Target, guest: LinuxGuest, views: Views, m2p: M2p, recorded_chain: str | None = None
+    ) -> None:
+        super().__init__(target, guest, views)
+        self.guest = guest
+        self.m2p = m2p
+        self.recorded_chain = recorded_chain
 
     @cached_property
     def linear(self) -> LinearView:
         """The linear view; NotApplicable in other eras."""
         if not self.guest.has("xen_p2m_addr"):
             raise NotApplicable("the guest has no linear list (Linux 3.19 on)")
-        view = _or_cannot(lambda: self.views.get("linear"))
+        view = or_cannot(lambda: self.views.get("linear"))
         assert isinstance(view, LinearView)
         return view
 
     @cached_property
     def list_list(self) -> ListListView:
         """The frame list list; CannotCheck when there is none to read."""
-        view = _or_cannot(lambda: self.views.get("list-list"))
+        view = or_cannot(lambda: self.views.get("list-list"))
         assert isinstance(view, ListListView)
         return view
 
     @cached_property
     def start_info(self) -> Record:
         """start_info of the guest."""
-        return _or_cannot(lambda: start_info(self.guest))
+        return or_cannot(lambda: start_info(self.guest))
 
     @cached_property
     def shared_info(self) -> Record:
         """shared_info of the guest."""
-        return _or_cannot(lambda: shared_info(self.guest))
+        return or_cannot(lambda: shared_info(self.guest))
 
     def variable(self, name: str) -> int:
         """A kernel variable; CannotCheck when its symbol is not known or it cannot be read."""
-        return _or_cannot(lambda: self.guest.variable(name))
+        return or_cannot(lambda: self.guest.variable(name))
 
     def page_of(self, name: str) -> int:
         """Frame that a pointer variable leads to, likewise."""
-        return _or_cannot(lambda: self.guest.page_of(name))
+        return or_cannot(lambda: self.guest.page_of(name))
 
 
 T = TypeVar("T")
 
 
-def _or_cannot(ask: Callable[[], T]) -> T:
+def or_cannot(ask: Callable[[], T]) -> T:
+    """The answer, or CannotCheck with the reason why there is none."""
     try:
         return ask()
     except P2mError as e:
         raise CannotCheck(e.message) from None
 
 
-Check = Callable[[RuleContext, Findings], None]
+Check = Callable[[Any, Findings], None]
+"""Called with the context of the kind of domain that the rule is for (DomainContext when for all)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. id never changes; eras and source are for people; text explains it to a learner."""
+    """One rule. id never changes; eras and source are for people; text explains it to a learner.
+
+    kinds: of domains that it concerns.
+    """
 
     id: str
     title: str
@@ -160,6 +197,7 @@ class Rule:
     source: str
     text: str
     check: Check
+    kinds: tuple[str, ...] = ("pv",)
 
 
 @dataclass(frozen=True)
@@ -174,9 +212,11 @@ class Result:
     total: int = 0
 
 
-def run_rule(rule: Rule, context: RuleContext) -> Result:
+def run_rule(rule: Rule, context: DomainContext) -> Result:
     """Run one rule. Never raises a P2mError: what cannot be read is `could_not_check`."""
     found = Findings()
+    if context.domain.kind not in rule.kinds:
+        return Result(rule, "not_applicable", 0, f"it concerns {' and '.join(rule.kinds)} domains only")
     try:
         rule.check(context, found)
     except NotApplicable as e:
@@ -195,6 +235,6 @@ def run_rule(rule: Rule, context: RuleContext) -> Result:
     return Result(rule, "passed", found.checked)
 
 
-def run_rules(rules: Iterable[Rule], context: RuleContext) -> list[Result]:
+def run_rules(rules: Iterable[Rule], context: DomainContext) -> list[Result]:
     """Run rules in order."""
     return [run_rule(rule, context) for rule in rules]

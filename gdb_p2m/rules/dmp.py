@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from gdb_p2m.mapping import Kind
-from gdb_p2m.rules.base import Findings, Rule, RuleContext
+from gdb_p2m.rules.base import Findings, Rule, DomainContext, unread_pfns
 from gdb_p2m.units import PAGE_SHIFT
 
 
-def _consistent(ctx: RuleContext, found: Findings) -> None:
+def _consistent(ctx: DomainContext, found: Findings) -> None:
     source = ctx.target.source
     found.look(len(source.machine_extents()))
     for position, message in source.info.problems:
@@ -22,28 +22,30 @@ def _consistent(ctx: RuleContext, found: Findings) -> None:
         )
 
 
-def _holds_what_it_maps(ctx: RuleContext, found: Findings) -> None:
+def _holds_what_it_maps(ctx: DomainContext, found: Findings) -> None:
     mapping = ctx.mapping
-    own = mapping.kind == Kind.MFN
+    own = (mapping.kind == Kind.MFN) | (mapping.kind == Kind.RAM_RW)
     starts = np.array([e.start >> PAGE_SHIFT for e in ctx.target.source.machine_extents()], dtype=np.int64)
     ends = np.array([e.end >> PAGE_SHIFT for e in ctx.target.source.machine_extents()], dtype=np.int64)
     first, count = mapping.frame[own], mapping.count[own]
     found.look(int(count.sum()))
+    word = "GFN" if ctx.domain.kind == "riscv" else "PFN"
     if not len(starts):
         return
     # Frames held below x, as a function of x: the difference at both ends of a run is what is held of it.
     held = _held_below(first + count, starts, ends) - _held_below(first, starts, ends)
     lost = count - held
-    for i in np.flatnonzero(lost).tolist():
+    some = np.flatnonzero(lost)
+    for i in found.room(some, lost[some]):
         pfn, mfn = int(mapping.start[own][i]), int(first[i])
         found.add(
-            {"pfn": pfn, "mfn": mfn, "count": int(lost[i])},
+            {word.lower(): pfn, "mfn": mfn, "count": int(lost[i])},
             "in the dump",
             "not in the dump",
-            f"{int(lost[i]):,} of the {int(count[i]):,} frames from MFN {mfn:#x} (PFN {pfn:#x}) are not in the "
-            "dump",
+            f"{int(lost[i]):,} of the {int(count[i]):,} frames from MFN {mfn:#x} ({word} {pfn:#x}) are not in the dump",
             count=int(lost[i]),
         )
+    unread_pfns(mapping, found)
 
 
 def _held_below(
@@ -54,9 +56,7 @@ def _held_below(
     before = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(ends - starts)))
     i = np.searchsorted(starts, x, "right")
     inside = np.where(i > 0, np.minimum(x, ends[np.maximum(i - 1, 0)]) - starts[np.maximum(i - 1, 0)], 0)
-    held: np.ndarray[tuple[int], np.dtype[np.int64]] = np.where(
-        i > 0, before[np.maximum(i - 1, 0)] + inside, 0
-    )
+    held: np.ndarray[tuple[int], np.dtype[np.int64]] = np.where(i > 0, before[np.maximum(i - 1, 0)] + inside, 0)
     return held
 
 
@@ -70,6 +70,7 @@ DMP_RULES = (
         "Segments that overlap with different bytes, notes that end outside their segment, or segments past the end "
         "of the file (a truncated dump) make every other answer doubtful.",
         _consistent,
+        ("pv", "riscv"),
     ),
     Rule(
         "DMP-002",
@@ -79,5 +80,6 @@ DMP_RULES = (
         "docs/formats.md",
         "Dump writers can leave pages out. The P2M then names frames whose content cannot be looked at.",
         _holds_what_it_maps,
+        ("pv", "riscv"),
     ),
 )

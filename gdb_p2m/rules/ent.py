@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gdb_p2m.mapping import Kind, Mapping
-from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
+from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
 
 P2M_C = "Linux arch/x86/xen/p2m.c"
 MAX_LOOKED = 2000
@@ -42,7 +42,7 @@ def _identity_holds_own_pfn(ctx: RuleContext, found: Findings) -> None:
                 f"PFN {pfn:#x} is marked identity but its entry names frame {raw & (width.identity_bit - 1):#x}",
                 count=count,
             )
-    _unreadable(mapping, found)
+    unread_pfns(mapping, found)
 
 
 def _documented_kinds(ctx: RuleContext, found: Findings) -> None:
@@ -60,13 +60,7 @@ def _documented_kinds(ctx: RuleContext, found: Findings) -> None:
                 f"PFN {pfn:#x}: {reason}",
                 count=count,
             )
-    _unreadable(mapping, found)
-
-
-def _unreadable(mapping: Mapping, found: Findings) -> None:
-    lost = int(mapping.count[mapping.kind == Kind.UNREADABLE].sum())
-    if lost:
-        found.could_not_read(f"{lost:,} PFNs are unreadable: their pages of the P2M are not in the dump")
+    unread_pfns(mapping, found)
 
 
 def _below_highest_frame(ctx: RuleContext, found: Findings) -> None:
@@ -87,6 +81,7 @@ def _below_highest_frame(ctx: RuleContext, found: Findings) -> None:
             f"PFN {pfn:#x} maps to MFN {first_bad:#x}, past the machine's last frame {top - 1:#x}",
             count=count,
         )
+    unread_pfns(mapping, found)
 
 
 def _no_frame_twice(ctx: RuleContext, found: Findings) -> None:
@@ -97,7 +92,8 @@ def _no_frame_twice(ctx: RuleContext, found: Findings) -> None:
     end = frame + count
     found.look(int(count.sum()))
     reach = np.maximum.accumulate(end)
-    for i in np.flatnonzero(frame[1:] < reach[:-1]).tolist():
+    again = np.flatnonzero(frame[1:] < reach[:-1])
+    for i in found.room(again, np.minimum(reach[again], end[again + 1]) - frame[again + 1]):
         j = int(np.flatnonzero(end[: i + 1] > frame[i + 1])[-1])
         a, b = int(order[j]), int(order[i + 1])
         mfn = int(frame[i + 1])
@@ -111,15 +107,14 @@ def _no_frame_twice(ctx: RuleContext, found: Findings) -> None:
             f"PFNs {first:#x} and {second:#x} hold the same MFN {mfn:#x} ({both:,} frames)",
             count=both,
         )
+    unread_pfns(mapping, found)
 
 
 def _slots_past_nr_pages(ctx: RuleContext, found: Findings) -> None:
     per = ctx.guest.width.per_page
     nr_pages = ctx.start_info.number("nr_pages")
     if nr_pages % per == 0:
-        raise NotApplicable(
-            f"nr_pages {nr_pages:#x} is a multiple of {per}: no slots are left over in its leaf"
-        )
+        raise NotApplicable(f"nr_pages {nr_pages:#x} is a multiple of {per}: no slots are left over in its leaf")
     # Remapped and extra memory may have filled the rest of the leaf since; zero is never right there.
     end = nr_pages - nr_pages % per + per
     for pfn in range(nr_pages, end):
@@ -149,6 +144,7 @@ def _frame_zero(ctx: RuleContext, found: Findings) -> None:
             "MFN 0",
             f"PFN {pfn:#x} maps to machine frame 0, which Xen never gives to a PV guest",
         )
+    unread_pfns(mapping, found)
 
 
 ENT_RULES = (

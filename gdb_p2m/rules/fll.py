@@ -60,15 +60,19 @@ def _top_agrees(ctx: RuleContext, found: Findings) -> None:
         pointers = _page_words(ctx, ctx.page_of("p2m_top_mfn_p"))
     except Unreadable as e:
         raise CannotCheck(e.message) from None
-    frames: dict[int, int | str] = {}
+    frames: dict[int, int | str | None] = {}
     for pointer in np.unique(pointers).tolist():
         try:
             frames[pointer] = int(ctx.guest.frame_of(pointer))
         except Untranslatable as e:
-            frames[pointer] = e.message
+            frames[pointer] = None if e.unreadable else e.message
+            if e.unreadable:
+                found.could_not_read(f"p2m_top_mfn_p: {e.message}")
     for i, (mfn, pointer) in enumerate(zip(mfns.tolist(), pointers.tolist(), strict=True)):
-        found.look()
         frame = frames[pointer]
+        if frame is None:
+            continue
+        found.look()
         if frame != mfn:
             want = f"{frame:#x}" if isinstance(frame, int) else frame
             at = (top << PAGE_SHIFT) + i * ctx.guest.width.bytes
@@ -111,9 +115,7 @@ def _leaves_agree(ctx: RuleContext, found: Findings) -> None:
     n = min(len(backing), len(flat))
     readable = np.repeat(lists.mid_ok, ctx.guest.width.per_page)[:n]
     if not readable.all():
-        found.could_not_read(
-            f"{int(np.count_nonzero(~lists.mid_ok))} mid pages of the frame lists cannot be read"
-        )
+        found.could_not_read(f"{int(np.count_nonzero(~lists.mid_ok))} mid pages of the frame lists cannot be read")
     backing, frames, flat = backing[:n], frames[:n], flat[:n]
     shared = [int(ctx.page_of(name)) for name in ("p2m_missing", "p2m_identity") if ctx.guest.has(name)]
     private = backing == Backing.PRIVATE
@@ -121,8 +123,10 @@ def _leaves_agree(ctx: RuleContext, found: Findings) -> None:
     good = np.where(private, flat == frames, np.isin(flat, shared))
     looked = (private | hole) & readable
     found.look(int(np.count_nonzero(looked)))
+    if lost := int(np.count_nonzero(backing == Backing.UNREADABLE)):
+        found.could_not_read(f"{lost:,} leaf slots of the guest's own view cannot be read")
     per = ctx.guest.width.per_page
-    for i in np.flatnonzero(looked & ~good).tolist():
+    for i in found.room(np.flatnonzero(looked & ~good)):
         want = f"{int(frames[i]):#x}" if private[i] else "the frame of p2m_missing or p2m_identity"
         seen = "not a machine frame" if flat[i] < 0 else f"{int(flat[i]):#x}"
         found.add(
@@ -173,8 +177,7 @@ def _virtual_list(ctx: RuleContext, found: Findings) -> None:
             {"address": info.address_of("p2m_cr3"), "mfn": root},
             f"frame {ctx.guest.root.mfn:#x}, the kernel's page table",
             f"frame {root:#x}",
-            f"shared_info.arch.p2m_cr3 leads to frame {root:#x}, the kernel's page table is "
-            f"{ctx.guest.root.mfn:#x}",
+            f"shared_info.arch.p2m_cr3 leads to frame {root:#x}, the kernel's page table is {ctx.guest.root.mfn:#x}",
         )
     generation = info.number("p2m_generation")
     if generation & 1:

@@ -10,11 +10,12 @@ from gdb_p2m.errors import Unreadable
 from gdb_p2m.layout.pagetables import X86_FRAME_MASK, X86_PRESENT
 from gdb_p2m.layout.x86_pv import START_KERNEL_MAP
 from gdb_p2m.mapping import Kind
-from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
+from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
 from gdb_p2m.spaces.radix import Status, table_page
 from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.leaves import Backing
+from gdb_p2m.views.linear import LinearView
 
 P2M_C = "Linux arch/x86/xen/p2m.c"
 SERIES = "xen: switch to linear virtual mapped sparse p2m list (3.19)"
@@ -73,7 +74,12 @@ def _all_mapped(ctx: RuleContext, found: Findings) -> None:
             count=b - a,
             space="virtual",
         )
-    lost = int(np.count_nonzero(status == Status.UNREADABLE))
+    _unread_list_pages(view, found)
+
+
+def _unread_list_pages(view: LinearView, found: Findings) -> None:
+    """Say of how many pages of the list it is not known what they are mapped to."""
+    lost = int(np.count_nonzero(view.pages.status == Status.UNREADABLE))
     if lost:
         found.could_not_read(f"page tables of {lost:,} pages of the list are not in the dump")
 
@@ -142,6 +148,7 @@ def _shared_read_only(ctx: RuleContext, found: Findings) -> None:
     per = view.width.per_page
     shared = (view.backing == Backing.MISSING) | (view.backing == Backing.IDENTITY)
     found.look(int(np.count_nonzero(shared)))
+    _unread_list_pages(view, found)
     for a, b in _stretches(shared & view.pages.writable):
         name = "p2m_missing" if view.backing[a] == Backing.MISSING else "p2m_identity"
         found.add(
@@ -161,7 +168,8 @@ def _private_once(ctx: RuleContext, found: Findings) -> None:
     frames = view.pages.frame[private]
     order = np.argsort(frames, kind="stable")
     found.look(len(private))
-    for i in np.flatnonzero(np.diff(frames[order]) == 0).tolist():
+    _unread_list_pages(view, found)
+    for i in found.room(np.flatnonzero(np.diff(frames[order]) == 0)):
         a, b = int(private[order[i]]), int(private[order[i + 1]])
         mfn, per = int(frames[order[i]]), view.width.per_page
         found.add(
@@ -227,6 +235,7 @@ def _replaceable(ctx: RuleContext, found: Findings) -> None:
     private = view.backing == Backing.PRIVATE
     found.look(int(np.count_nonzero(private)))
     m = ctx.mapping
+    unread_pfns(m, found)
     for kind in (Kind.MISSING, Kind.IDENTITY):
         uniform = np.zeros(len(private) + 1, dtype=np.int64)
         these = m.kind == kind

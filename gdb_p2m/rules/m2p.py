@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gdb_p2m.mapping import Kind, Mapping
-from gdb_p2m.rules.base import CannotCheck, Findings, Rule, RuleContext
+from gdb_p2m.rules.base import CannotCheck, Findings, Rule, RuleContext, unread_pfns
 from gdb_p2m.structures.m2p import meaning
 from gdb_p2m.units import FrameArray
 
@@ -41,7 +41,7 @@ def _agrees(ctx: RuleContext, found: Findings) -> None:
         lost += int(np.count_nonzero(~ok & inside))
         found.look(int(np.count_nonzero(ok)))
         bad = ok & (values != pfns.astype(np.uint64))
-        for i in np.flatnonzero(bad).tolist():
+        for i in found.room(np.flatnonzero(bad)):
             pfn, mfn, raw = int(pfns[i]), int(mfns[i]), int(values[i])
             found.add(
                 {"pfn": pfn, "mfn": mfn},
@@ -51,6 +51,7 @@ def _agrees(ctx: RuleContext, found: Findings) -> None:
             )
     if lost:
         found.could_not_read(f"the M2P entries of {lost:,} frames cannot be read")
+    unread_pfns(ctx.mapping, found)
 
 
 def _other_frames(ctx: RuleContext, found: Findings) -> None:
@@ -64,6 +65,8 @@ def _other_frames(ctx: RuleContext, found: Findings) -> None:
         named = (words >> np.uint64(63) == 0) & ~in_p2m[first : first + len(words)]
         named &= words < np.uint64(ctx.own.limit)
         hits = np.flatnonzero(named)
+        # What an unreadable entry holds is not known: it may well be this very frame.
+        hits = hits[ctx.mapping.kinds_at(words[hits].astype(np.int64)) != Kind.UNREADABLE]
         if len(hits):
             mfn, pfn = first + int(hits[0]), int(words[hits[0]])
             found.add(
@@ -74,6 +77,9 @@ def _other_frames(ctx: RuleContext, found: Findings) -> None:
                 "other domains, or stale entries (who owns them is not known here)",
                 count=len(hits),
             )
+    if ctx.m2p.unread:
+        found.could_not_read(f"{ctx.m2p.unread:,} entries of the M2P cannot be read")
+    unread_pfns(ctx.mapping, found)
 
 
 M2P_RULES = (

@@ -8,9 +8,7 @@ from gdb_p2m.rules.base import Findings, NotApplicable, Rule, RuleContext
 from gdb_p2m.rules.lin import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, mfn_of
 
-SETUP = (
-    "Xen public/xen.h, struct start_info; xen: eliminate scalability issues from initial mapping setup (4.0)"
-)
+SETUP = "Xen public/xen.h, struct start_info; xen: eliminate scalability issues from initial mapping setup (4.0)"
 
 
 def builder_frames(nr_pages: int, entry_bytes: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gdb_p2m.errors import NotUnderstood, Unreadable, Untranslatable
-from gdb_p2m.layout.pagetables import PageTableShape
+from gdb_p2m.layout.pagetables import I386_PAE, PageTableShape
 from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces.radix import Slots, Translations, Walk, slots, translate_many, walk
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, MachineAddress, U64Array
@@ -55,11 +55,16 @@ class VirtualSpace:
             size -= n
         return b"".join(parts)
 
-    def read_word(self, address: int, size: int = 8) -> int:
-        """One little-endian unsigned word of `size` bytes."""
-        return int.from_bytes(self.read(address, size), "little")
+    @property
+    def word(self) -> int:
+        """sizeof(unsigned long) of the code that runs in this space: 4 below a PAE root, else 8."""
+        return 4 if self.shape is I386_PAE else 8
 
-    def read_named(self, name: str, address: int, size: int = 8) -> int:
+    def read_word(self, address: int, size: int | None = None) -> int:
+        """One little-endian unsigned word of `size` bytes (an unsigned long if not given)."""
+        return int.from_bytes(self.read(address, size or self.word), "little")
+
+    def read_named(self, name: str, address: int, size: int | None = None) -> int:
         """The word at symbol `name`; errors name the symbol."""
         try:
             return self.read_word(address, size)

@@ -38,7 +38,9 @@ def read_domains(xen: XenRiscv) -> DomainList:
     next_offset = xen.facts.offset("domain.next_in_list")
     while address:
         if address in seen:
-            found.problem = f"domain_list is a cycle: the domain at {address:#x} is reached again after {len(seen)} domains"
+            found.problem = (
+                f"domain_list is a cycle: the domain at {address:#x} is reached again after {len(seen)} domains"
+            )
             break
         if len(seen) >= MAX_DOMAINS:
             found.problem = f"domain_list has more than {MAX_DOMAINS} elements"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from gdb_p2m.errors import P2mError, Unreadable, Untranslatable
+from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
 from gdb_p2m.sources.base import Mask, contiguous_groups
@@ -54,35 +55,53 @@ class M2p:
     def __init__(self, guest: LinuxGuest) -> None:
         self.guest = guest
         self.entry_bytes = guest.width.bytes
-        self.base, self.base_source = self._find_base()
-        self.limit = self._find_limit()
         self._pieces: list[tuple[int, U64Array]] = []
+        self._unread = 0
         self._starts: FrameArray | None = None
 
-    def _find_base(self) -> tuple[int, str]:
+    @property
+    def base(self) -> int:
+        """Virtual address of the table. Raises what reading machine_to_phys_mapping raises."""
+        return self._base[0]
+
+    @property
+    def base_source(self) -> str:
+        """Where `base` comes from, in a word."""
+        return self._base[1]
+
+    @cached_property
+    def _base(self) -> tuple[int, str]:
         if self.guest.has("machine_to_phys_mapping"):
             return self.guest.variable("machine_to_phys_mapping"), "machine_to_phys_mapping"
         if self.guest.width.bits == 64:
             return M2P_VA_64, "RO_MPT_VIRT_START"
         return MACH2PHYS_VIRT_START_PAE, "MACH2PHYS_VIRT_START"
 
-    def _find_limit(self) -> int:
+    @cached_property
+    def limit(self) -> int:
         """Frames of the machine: Xen tells dom0 its max_page (machine_to_phys_nr); else the end of RAM.
 
         Guests other than dom0 get the size of the whole area there, which says nothing.
         """
-        ram = self.guest.source.ram_end() >> PAGE_SHIFT
-        if self.guest.id == 0 and self.guest.has("machine_to_phys_nr"):
-            try:
-                told = self.guest.variable("machine_to_phys_nr")
-            except P2mError:
-                told = 0
-            if 0 < told <= MAX_TRUSTED_FRAMES:
-                return told
-        return ram
+        return self._told or min(self.guest.source.ram_end() >> PAGE_SHIFT, MAX_TRUSTED_FRAMES)
+
+    @cached_property
+    def _told(self) -> int:
+        """max_page as Xen told dom0, 0 when that is not known."""
+        if self.guest.id != 0 or not self.guest.has("machine_to_phys_nr"):
+            return 0
+        try:
+            told = self.guest.variable("machine_to_phys_nr")
+        except P2mError:
+            return 0
+        return told if told <= MAX_TRUSTED_FRAMES else 0
 
     def entry(self, mfn: int) -> M2pEntry:
-        """One entry. Raises Untranslatable (no such entry is mapped) or Unreadable."""
+        """One entry. Raises NotFound (past the table), Untranslatable (no such entry is mapped) or Unreadable."""
+        # What lies behind the table is other memory (on 64-bit the kernel's own), never an entry.
+        end = self._told or MAX_TRUSTED_FRAMES
+        if mfn >= end:
+            raise NotFound(f"MFN {mfn:#x} is past the M2P, which ends at {end - 1:#x}")
         address = self.guest.space.translate(self.base + mfn * self.entry_bytes)
         raw = int.from_bytes(self.guest.source.read(address, self.entry_bytes), "little")
         if self.entry_bytes == 4 and raw >> 31:
@@ -109,6 +128,12 @@ class M2p:
         self._load()
         return self._pieces
 
+    @property
+    def unread(self) -> int:
+        """Entries below `limit` that the table has but that cannot be read."""
+        self._load()
+        return self._unread
+
     def _load(self) -> FrameArray:
         if self._starts is None:
             self._read_all()
@@ -121,6 +146,7 @@ class M2p:
         if not pages:
             return
         mapped = self.guest.space.slots(self.base, self.base + pages * PAGE_SIZE, "L1")
+        self._unread = int(np.count_nonzero(mapped.status == Status.UNREADABLE)) * per_page
         for first, count in contiguous_groups(mapped.frame):
             if mapped.status[first] == Status.OK:
                 self._read_piece(int(mapped.frame[first]), first * per_page, count)
@@ -135,6 +161,8 @@ class M2p:
                 per_page = PAGE_SIZE // self.entry_bytes
                 self._read_piece(frame, first, half)
                 self._read_piece(frame + half, first + half * per_page, count - half)
+            else:
+                self._unread += min(PAGE_SIZE // self.entry_bytes, self.limit - first)
             return
         if self.entry_bytes == 8:
             words = np.frombuffer(data, dtype="<u8")

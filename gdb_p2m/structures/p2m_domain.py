@@ -134,8 +134,6 @@ def read_pages(domain: RiscvDomain, table: FrameTable, limit: int) -> PageList:
         frames.append(mfn)
         seen.add(mfn)
         if info.prev != before:
-            return PageList(
-                tuple(frames), f"{where}: frame {mfn:#x} points back to {info.prev:#x}, not to {before:#x}"
-            )
+            return PageList(tuple(frames), f"{where}: frame {mfn:#x} points back to {info.prev:#x}, not to {before:#x}")
         before, at = at, info.next
     return PageList(tuple(frames))

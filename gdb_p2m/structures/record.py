@@ -51,9 +51,7 @@ def _construct(layout: StructLayout) -> Any:
     return c.Struct(*(f.name / c.Pointer(f.offset, parser(f)) for f in layout.fields))
 
 
-def parse(
-    layout: StructLayout, data: bytes, address: MachineAddress, virtual: VirtualAddress | None = None
-) -> Record:
+def parse(layout: StructLayout, data: bytes, address: MachineAddress, virtual: VirtualAddress | None = None) -> Record:
     """`data` (at least layout.size bytes) as a record."""
     parsed = _construct(layout).parse(data)
     values: dict[str, Value] = {}

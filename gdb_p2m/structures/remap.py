@@ -19,6 +19,8 @@ from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, Pfn
 
 MAX_CHUNKS = 1 << 20
 """2 TiB of remapped memory; the check for cycles ends a bad chain long before."""
+POISON = 0xCCCC_CCCC_CCCC_CCCC
+"""POISON_FREE_INITMEM in every byte: what freed init data holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def read_chain(guest: LinuxGuest) -> Chain:
     head = guest.variable("xen_remap_mfn")
     address = guest.space.translate(symbol.address) if guest.space.maps(symbol.address) else None
     if guest.has("system_state") and guest.variable("system_state") >= SYSTEM_FREEING_INITMEM:
+        return Chain(address, head, "done", ())
+    if head == POISON >> (64 - guest.width.bits):
         return Chain(address, head, "done", ())
     if head == guest.width.invalid:
         return Chain(address, head, "empty", ())

@@ -13,6 +13,7 @@ from gdb_p2m.layout.x86_pv import (
     START_INFO_64,
     StructLayout,
 )
+from gdb_p2m.spaces import pv_roots
 from gdb_p2m.structures.record import Record, parse
 from gdb_p2m.units import MachineAddress, VirtualAddress
 
@@ -54,6 +55,4 @@ def flag_names(flags: int) -> str:
 
 def unfold_cr3(folded: int, bits: int) -> int:
     """Frame of a folded CR3: 64-bit is plain, i386 is (mfn << 12) | (mfn >> 20) (xen_cr3_to_pfn)."""
-    if bits == 64:
-        return folded >> 12
-    return (folded >> 12) | ((folded & 0xFFF) << 20)
+    return folded >> 12 if bits == 64 else pv_roots.unfold_cr3(folded)

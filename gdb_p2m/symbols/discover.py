@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, Untranslatable
-from gdb_p2m.layout.x86_pv import KERNEL_IMAGE_LIMIT, KERNEL_TEXT_VA
+from gdb_p2m.layout.pagetables import I386_PAE
+from gdb_p2m.layout.x86_pv import KERNEL_IMAGE_LIMIT
 from gdb_p2m.sources.base import Source, contiguous_groups
+from gdb_p2m.spaces.pv_roots import kernel_text
 from gdb_p2m.spaces.radix import Status
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.table import SymbolTable
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 VMCOREINFO_NOTE = "VMCOREINFO"
 MAX_IMAGE = 256 * MIB
 """Far more than any kernel image (40 MiB seen); bounds the copy that kallsyms are searched in."""
+MAX_IMAGE_PAE = 64 * MIB
+"""32-bit kernels run within their map of low memory: nothing unmapped ends the image."""
 LARGE_PAGE = 2 * MIB
 
 
@@ -43,19 +47,20 @@ def vmcoreinfo_note(source: Source) -> VmcoreInfo | None:
 
 
 def kernel_image(space: VirtualSpace, constants_only: bool) -> memoryview:
-    """The kernel's mapped memory from __START_KERNEL_map + 16 MiB to the first 2 MiB that is unmapped.
+    """The kernel's mapped memory from its text on (`kernel_text`) to the first 2 MiB that is unmapped.
 
     constants_only: only pages that are neither writable nor executable, and only up to the last of
     them; that is where kallsyms lie once the kernel has protected its constants, and a fifth of the
     image. Everything else is zeros. Raises NotUnderstood when nothing of the kind is mapped.
     """
-    top = KERNEL_TEXT_VA + min(MAX_IMAGE, KERNEL_IMAGE_LIMIT - (16 << 20))
-    large = space.slots(KERNEL_TEXT_VA, top, "L2")
+    text = kernel_text(space.shape)
+    longest = MAX_IMAGE_PAE if space.shape is I386_PAE else min(MAX_IMAGE, KERNEL_IMAGE_LIMIT - 16 * MIB)
+    large = space.slots(text, text + longest, "L2")
     unmapped = np.flatnonzero(large.status != Status.OK)
     length = (int(unmapped[0]) if len(unmapped) else len(large.status)) * LARGE_PAGE
     if not length:
-        raise NotUnderstood(f"no kernel text is mapped at {KERNEL_TEXT_VA:#x}")
-    pages = space.slots(KERNEL_TEXT_VA, KERNEL_TEXT_VA + length, "L1")
+        raise NotUnderstood(f"no kernel text is mapped at {text:#x}")
+    pages = space.slots(text, text + length, "L1")
     wanted = pages.status == Status.OK
     if constants_only:
         wanted &= ~pages.writable & ((pages.raw >> np.uint64(63)) != 0)
@@ -123,11 +128,12 @@ def _names_the_p2m(note: VmcoreInfo) -> bool:
 def _add_kallsyms(space: VirtualSpace, table: SymbolTable) -> None:
     from gdb_p2m.symbols.kallsyms import Kallsyms
 
+    base = VirtualAddress(kernel_text(space.shape))
     why: list[str] = []
     # Early in boot the constants are not protected yet: then the whole image is searched.
     for constants_only in (True, False):
         try:
-            table.add(Kallsyms(kernel_image(space, constants_only), VirtualAddress(KERNEL_TEXT_VA)))
+            table.add(Kallsyms(kernel_image(space, constants_only), base, word=space.word))
             return
         except P2mError as e:
             why.append(e.message)

@@ -107,6 +107,8 @@ def _wait_for_dom0(lab: Lab, process: subprocess.Popen[bytes], timeout: float, p
 
 def _death(lab: Lab, process: subprocess.Popen[bytes]) -> LabError:
     status = process.wait()
+    if not Path(lab.directory).is_dir():
+        return LabError(f"lab '{lab.name}' was taken down by another command")
     how = f"was ended by signal {-status}" if status < 0 else f"ended with exit code {status}"
     said = _read(lab.path(QEMU_LOG)).strip()
     return LabError(f"QEMU {how}" + (f", saying:\n    {said}" if said else "") + f"; {_tail(lab)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Buffer
 
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 
@@ -27,7 +26,7 @@ class PageCache:
         """The 4096 bytes of frame `mfn`, or None."""
         return self._pages.get(mfn)
 
-    def add(self, mfn: int, data: Buffer) -> None:
+    def add(self, mfn: int, data: bytes | memoryview) -> None:
         """Whole pages from frame `mfn` on; what is larger than the cache is not kept."""
         view = memoryview(data)
         size = len(view)

@@ -1,0 +1,72 @@
+"""Registers everything with GDB, and takes it back before a second `source`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gdb
+
+from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.gdbui.commands import CloseCommand, OpenCommand, P2mCommand, VerbCommand
+from gdb_p2m.gdbui.connection import qemu_connection, state_of_machine
+from gdb_p2m.gdbui.cpus import cpu_states
+from gdb_p2m.gdbui.functions import FUNCTIONS
+from gdb_p2m.gdbui.gdbstub import GdbStubSource
+from gdb_p2m.gdbui.session import Machine, Session
+from gdb_p2m.gdbui.settings import Settings
+
+DROPPING_EVENTS = (
+    "cont", "stop", "exited", "memory_changed", "register_changed", "inferior_deleted", "connection_removed"
+)
+"""After these nothing that was read of the live machine can be relied on."""
+
+
+class Loaded:
+    """What one `source` has set up."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.session = Session(self._live, self._state)
+        self._drop: Callable[[object], None] = lambda event: self.session.drop_live()
+        for name in DROPPING_EVENTS:
+            getattr(gdb.events, name).connect(self._drop)
+        P2mCommand()
+        for verb in VERBS:
+            VerbCommand(verb, self.session, self.settings)
+        OpenCommand(self.session, self.settings)
+        CloseCommand(self.session)
+        for name, function in FUNCTIONS.items():
+            function(name, self.session, self.settings)
+
+    def _live(self) -> Machine:
+        qemu = qemu_connection()
+        machine, cpus = cpu_states()
+        return Machine(GdbStubSource(qemu, qemu.where, machine, cpus, bool(self.settings.pmemsave.value)))
+
+    def _state(self) -> str:
+        qemu = qemu_connection()
+        return f"{qemu.connection.num} {self.settings.pmemsave.value} {state_of_machine(qemu)}"
+
+    def unload(self) -> tuple[str, str | None, str | None] | None:
+        """Close everything; the commands stay until others replace them.
+
+        Returns path, kernel and xen of the dump that was open.
+        """
+        for name in DROPPING_EVENTS:
+            getattr(gdb.events, name).disconnect(self._drop)
+        dump = self.session.dump
+        reopen = None if dump is None else (dump.source.info.path, dump.kernel, dump.xen)
+        self.session.close()
+        return reopen
+
+
+current: Loaded | None = None
+
+
+def load() -> Loaded:
+    """Register all; what an earlier load set up is replaced."""
+    global current
+    if current is not None:
+        current.unload()
+    current = Loaded()
+    return current

@@ -1,0 +1,48 @@
+"""GDB's output as text streams, and progress on it."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import gdb
+
+from gdb_p2m.progress import Progress, no_progress
+
+
+class GdbStream(io.TextIOBase):
+    """Writes where GDB writes: its paging, logging and redirection apply."""
+
+    def __init__(self, stream: int, interactive: bool = False) -> None:
+        super().__init__()
+        self._stream = stream
+        self._interactive = interactive
+
+    def write(self, text: str, /) -> int:
+        """All of it. Quitting GDB's pager raises KeyboardInterrupt."""
+        gdb.write(text, self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """Let GDB flush."""
+        gdb.flush(self._stream)
+
+    def isatty(self) -> bool:
+        """Whether a person is watching."""
+        return self._interactive
+
+
+def is_interactive() -> bool:
+    """A person at GDB's own command line: not batch mode, a pipe or a front end."""
+    terminal = sys.__stdin__ is not None and sys.__stdin__.isatty()
+    watched = sys.__stderr__ is not None and sys.__stderr__.isatty()
+    return terminal and watched and bool(gdb.parameter("confirm"))
+
+
+def progress() -> Progress:
+    """Progress on GDB's standard error when somebody is watching."""
+    if not is_interactive():
+        return no_progress
+    from gdb_p2m.render.progress_bar import terminal_progress
+
+    return terminal_progress(GdbStream(gdb.STDERR, True))
