@@ -169,12 +169,12 @@ def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     return report.exit_code
 
 
-def nearest_verb(name: str) -> str:
+def nearest_verb(name: str, else_hint: str = "gdb-p2m --help lists the verbs") -> str:
     """What to try when no verb is called `name`."""
     import difflib
 
     near = difflib.get_close_matches(name, BY_NAME, n=1)
-    return f"did you mean {near[0]!r}?" if near else "gdb-p2m --help lists the verbs"
+    return f"did you mean {near[0]!r}?" if near else else_hint
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import UsageError
-from gdb_p2m.rules.base import Result, Rule, RuleContext, run_rule
+from gdb_p2m.rules.base import DomainContext, Result, Rule, RuleContext, run_rule
 from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
+from gdb_p2m.rules.gst_context import GstContext
+from gdb_p2m.xen_riscv import RiscvDomain
 
 STATUS_WORDS = {
     "passed": "passed",
@@ -42,7 +44,7 @@ def chosen_rules(names: list[str]) -> list[Rule]:
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """Run rules and report findings first."""
     rules = chosen_rules(args.rules)
-    context = RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain)
+    context = _context(ctx, args)
     results: list[Result] = []
     with ctx.target.timing.stage("check"), ctx.progress("checking", len(rules)) as step:
         for rule in rules:
@@ -51,13 +53,20 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     return report_of(results, ctx)
 
 
+def _context(ctx: Context, args: argparse.Namespace) -> DomainContext:
+    """What the rules see of the chosen domain."""
+    if isinstance(ctx.domain, RiscvDomain):
+        return GstContext(ctx.target, ctx.domain, ctx.views)
+    return RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain)
+
+
 def report_of(results: list[Result], ctx: Context) -> Report:
     """JSON, text, SARIF and JUnit of a set of results."""
     from gdb_p2m.render import junit, sarif
 
     data: dict[str, Any] = {
         "schema": "gdb-p2m/check/1",
-        "domain": ctx.guest.id,
+        "domain": ctx.domain.id,
         "summary": _summary(results),
         "rules": [_rule_json(r) for r in results],
         "findings": [_finding_json(r, f) for r in results for f in r.findings],
@@ -71,7 +80,7 @@ def report_of(results: list[Result], ctx: Context) -> Report:
             "junit": lambda: junit.to_junit(results, path),
         },
     )
-    _text(report, results)
+    _text(report, results, ctx.domain.kind)
     return report
 
 
@@ -112,7 +121,8 @@ def _finding_json(r: Result, f: Any) -> dict[str, Any]:
     }
 
 
-def _text(report: Report, results: list[Result]) -> None:
+def _text(report: Report, results: list[Result], kind: str) -> None:
+    """Findings, then the rules for this kind of domain; the others are only counted, as not applicable."""
     order = {"error": 0, "warning": 1, "note": 2}
     for r in sorted((r for r in results if r.findings), key=lambda r: order[r.rule.severity]):
         lines = [f"{r.rule.severity.upper()} {r.rule.id}: {r.rule.title}"]
@@ -120,7 +130,8 @@ def _text(report: Report, results: list[Result]) -> None:
         if len(r.findings) == 20 and r.total > sum(f.where.get("count", 1) for f in r.findings):
             lines.append(f"  ... and more: {r.total:,} in all")
         report.text("\n".join(lines))
-    rows: list[list[Cell]] = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in results]
+    shown = [r for r in results if kind in r.rule.kinds]
+    rows: list[list[Cell]] = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in shown]
     report.table(["rule", "status", "looked at", "what it says", "remark"], rows, align="llrll")
     s = report.data["summary"]
     report.text(

@@ -43,6 +43,10 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     if out != "-" and os.path.exists(out) and not args.force:
         raise UsageError(f"{out} is there already", hint="choose another name or use --force")
     recording = RecordingSource(ctx.target.source)
+    if ctx.target.is_riscv:
+        from gdb_p2m.commands.excerpt_riscv import record_xen
+
+        return _write(ctx, out, recording, Note("VMCOREINFO_XEN", 0, record_xen(ctx, recording).encode()), None)
     guest = _over(ctx.guest, recording)
     _touch_everything(ctx.target, guest, recording)
     frames = recording.frames()

@@ -8,7 +8,9 @@ from typing import Any
 from gdb_p2m.commands.base import Context, Report, Verb, no_arguments
 from gdb_p2m.errors import P2mError
 from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.sources.base import CpuState
 from gdb_p2m.structures.era import era_of
+from gdb_p2m.structures.stage import stage_of
 from gdb_p2m.structures.xen_pages import flag_names, start_info
 from gdb_p2m.units import PAGE_SHIFT, human_size
 from gdb_p2m.views.base import View
@@ -35,7 +37,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         },
     }
     report = Report(data)
-    cpus = ", ".join(f"CPU {c.index} CR3 {c.cr3:#x}" for c in info.cpus if c.cr3 is not None)
+    cpus = ", ".join(_cpu_text(c) for c in info.cpus)
     rows = [
         ["file" if not info.live else "target", info.path],
         ["format", f"{info.format}, {info.machine}"],
@@ -46,6 +48,11 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         *[["damage", f"{m} (at {a:#x})"] for a, m in info.problems],
     ]
     report.table(["", ""], rows, "Source")
+    if ctx.target.is_riscv:
+        from gdb_p2m.commands.identify_riscv import add_xen
+
+        add_xen(report, ctx)
+        return report
     guests = ctx.target.guests
     data["guests"] = []
     for guest in guests:
@@ -53,8 +60,16 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     return report
 
 
+def _cpu_text(cpu: CpuState) -> str:
+    """The page-table registers of one CPU."""
+    roots = [f"{name.upper() if name == 'cr3' else name} {cpu.registers[name]:#x}"
+             for name in ("cr3", "satp", "hgatp") if name in cpu.registers]
+    return f"CPU {cpu.index} {' '.join(roots)}".rstrip()
+
+
 def _guest(report: Report, ctx: Context, guest: LinuxGuest) -> None:
     era = era_of(guest)
+    stage = stage_of(guest)
     rows = [
         ["domain", "?" if guest.id is None else str(guest.id)],
         ["how known", guest.id_evidence],
@@ -64,6 +79,7 @@ def _guest(report: Report, ctx: Context, guest: LinuxGuest) -> None:
         ["era", era.title],
         *[["because", e] for e in era.evidence],
         *[["conflict", c] for c in era.conflicts],
+        ["stage", f"{stage.title} ({stage.evidence})"],
         ["root", f"L4 at machine frame {guest.root.mfn:#x}"],
         ["found by", guest.root.evidence],
         *[["symbols", f"{s.kind}: {s.detail}"] for s in guest.names.sources],
@@ -80,6 +96,7 @@ def _guest(report: Report, ctx: Context, guest: LinuxGuest) -> None:
         "era_title": era.title,
         "era_evidence": list(era.evidence),
         "era_conflicts": list(era.conflicts),
+        "stage": {"name": stage.name, "title": stage.title, "evidence": stage.evidence},
         "root": {
             "mfn": guest.root.mfn,
             "address": guest.root.mfn << PAGE_SHIFT,
@@ -124,7 +141,8 @@ VERB = Verb(
     "identify",
     "what is this dump or target, and how do we know",
     "Shows the format and its writer, the machine's memory, every PV guest with its kernel, the era of its P2M "
-    "and the evidence for it, the page-table root in use, and the views that can be read.",
+    "and the evidence for it, the page-table root in use, and the views that can be read. On RISC-V: where Xen's image "
+    "lies and how it was found, which layout its structures have, and its domains.",
     "",
     no_arguments,
     run,

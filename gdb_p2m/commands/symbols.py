@@ -18,9 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """The symbol table of the chosen domain's kernel."""
-    guest = ctx.guest
     if args.all and args.names:
         raise UsageError("--all and a list of names exclude each other")
+    if ctx.target.is_riscv:
+        from gdb_p2m.commands.symbols_riscv import xen_symbols
+
+        return xen_symbols(ctx.target.xen, args)
+    guest = ctx.guest
     if args.all:
         return _all(ctx)
     wanted = [KernelName(n, "object", "", "", "not known to any source") for n in args.names] or ALL_NAMES
@@ -74,7 +78,8 @@ VERB = Verb(
     "symbols",
     "every kernel name we need: address, value, source, or what its absence costs",
     "Lists the symbols that decoding uses, with the source of each (VMCOREINFO note or text, kallsyms in memory, "
-    "a file given with --kernel). A name that is absent says which answers are lost with it.",
+    "a file given with --kernel). A name that is absent says which answers are lost with it. On RISC-V the names are "
+    "Xen's, and every size, offset and enumerator is listed with its source too.",
     "p2m_identity xen_p2m_addr",
     configure,
     run,

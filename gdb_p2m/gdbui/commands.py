@@ -22,7 +22,7 @@ from gdb_p2m.cli import (
 from gdb_p2m.commands.base import Context, Verb
 from gdb_p2m.commands.registry import VERBS
 from gdb_p2m.errors import P2mError, UsageError
-from gdb_p2m.gdbui.completion import FILES, complete
+from gdb_p2m.gdbui.completion import complete
 from gdb_p2m.gdbui.output import GdbStream, progress
 from gdb_p2m.gdbui.session import Session
 from gdb_p2m.gdbui.settings import Settings
@@ -132,21 +132,18 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
             err.write(timing_text(target))
         return code
 
-    def complete(self, text: str, word: str | None) -> list[str] | int:
+    def complete(self, text: str, word: str | None) -> list[str]:
         """Called by GDB, with None for `word` while it looks for where the word begins."""
         return completed(self._parser(), text, word, self.session, self.settings)
 
 
 def completed(
     parser: Parser, text: str, word: str | None, session: Session, settings: Settings
-) -> list[str] | int:
+) -> list[str]:
     """Candidates as GDB wants them: it breaks words at `-` and `=` too, so only the rest is given back."""
-    found = complete(parser, text, lambda: _symbols(session, settings))
-    if isinstance(found, str):
-        assert found == FILES
-        return int(gdb.COMPLETE_FILENAME)
     if word is None:
         return []
+    found = complete(parser, text, lambda: _symbols(session, settings))
     current = text.split()[-1] if text and not text[-1].isspace() else ""
     return [c[len(current) - len(word) :] for c in found]
 
@@ -191,7 +188,7 @@ class OpenCommand(gdb.Command):  # type: ignore[misc]
             gdb.write(f"{info.path}: {info.format}, {info.machine}, {size}. The verbs read it until `p2m close`.\n")
         return EXIT_FINE
 
-    def complete(self, text: str, word: str | None) -> list[str] | int:
+    def complete(self, text: str, word: str | None) -> list[str]:
         """Called by GDB."""
         return completed(self._parser(), text, word, self.session, self.settings)
 
@@ -234,7 +231,7 @@ class P2mCommand(gdb.Command):  # type: ignore[misc]
     def _run(self, text: str) -> int:
         word = (text.split() or [""])[0]
         if word and word not in ("-h", "--help", "help"):
-            raise UsageError(f"p2m: no verb is called {word!r}", hint=nearest_verb(word))
+            raise UsageError(f"p2m: no verb is called {word!r}", hint=nearest_verb(word, "`p2m` lists the verbs"))
         gdb.write(overview())
         return EXIT_FINE
 

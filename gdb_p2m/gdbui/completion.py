@@ -1,16 +1,17 @@
-"""Tab completion of a verb's command line, from its parser. Nothing here needs GDB."""
+"""Tab completion of a verb's command line, from its parser. Nothing here needs GDB.
+
+File names too: GDB's own completion of them takes everything after the command for one name.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
 
-FILES = "FILES"
-"""Instead of a list: any file name may stand here."""
 FILE_METAVARS = frozenset({"FILE", "DUMP", "OUT"})
 VIEW_METAVAR, RULE_METAVAR, SYMBOL_METAVAR = "V", "RULE", "NAME"
 
-Candidates = list[str] | str
 Symbols = Callable[[], Iterable[str]]
 
 
@@ -22,24 +23,20 @@ def words(text: str) -> tuple[list[str], str]:
     return parts, ""
 
 
-def complete(parser: argparse.ArgumentParser, text: str, symbols: Symbols) -> Candidates:
-    """What can stand where `text` ends: whole words that begin like its last one, or FILES."""
+def complete(parser: argparse.ArgumentParser, text: str, symbols: Symbols) -> list[str]:
+    """What can stand where `text` ends: whole words that begin like its last one."""
     before, current = words(text)
     action = _waiting_option(parser, before)
     if action is None and current.startswith("--") and "=" in current:
         option, _, begun = current.partition("=")
-        found = _values(_option(parser, option), symbols)
-        return found if found == FILES else _beginning(begun, [f"{option}={v}" for v in found], len(option) + 1)
+        return [f"{option}={v}" for v in _values(_option(parser, option), begun, symbols)]
     if action is None and current.startswith("-"):
         return _beginning(current, sorted(o for a in parser._actions for o in a.option_strings))
-    if action is None:
-        action = _positional(parser, before)
-    found = _values(action, symbols)
-    return found if found == FILES else _beginning(current, found)
+    return _values(action or _positional(parser, before), current, symbols)
 
 
-def _beginning(current: str, candidates: Sequence[str], skip: int = 0) -> list[str]:
-    return [c for c in candidates if c[skip:].startswith(current)]
+def _beginning(begun: str, candidates: Iterable[str]) -> list[str]:
+    return [c for c in candidates if c.startswith(begun)]
 
 
 def _option(parser: argparse.ArgumentParser, word: str) -> argparse.Action | None:
@@ -75,19 +72,42 @@ def _positional(parser: argparse.ArgumentParser, before: Sequence[str]) -> argpa
     return None
 
 
-def _values(action: argparse.Action | None, symbols: Symbols) -> Candidates:
+def _values(action: argparse.Action | None, begun: str, symbols: Symbols) -> list[str]:
+    """Values of an argument that begin with `begun`."""
     if action is None:
         return []
     if action.choices is not None:
-        return [str(c) for c in action.choices]
+        return _beginning(begun, (str(c) for c in action.choices))
     if action.metavar in FILE_METAVARS:
-        return FILES
+        return files(begun)
     if action.metavar == VIEW_METAVAR:
         from gdb_p2m.views.registry import VIEW_NAMES
 
-        return list(VIEW_NAMES)
+        return _beginning(begun, VIEW_NAMES)
     if action.metavar == RULE_METAVAR:
         from gdb_p2m.rules.catalogue import CATALOGUE
 
-        return list(dict.fromkeys([r.id.split("-")[0] for r in CATALOGUE])) + [r.id for r in CATALOGUE]
-    return list(symbols()) if action.metavar == SYMBOL_METAVAR else []
+        groups = dict.fromkeys(r.id.split("-")[0] for r in CATALOGUE)
+        return _beginning(begun.upper(), [*groups, *(r.id for r in CATALOGUE)])
+    return _beginning(begun, symbols()) if action.metavar == SYMBOL_METAVAR else []
+
+
+def files(begun: str) -> list[str]:
+    """File names that begin with `begun`, directories with a slash. A lone directory is opened at once.
+
+    Names with blanks are left out: they would need quotes around the whole word.
+    """
+    folder, start = os.path.split(begun)
+    try:
+        entries = [(e.name, e.is_dir()) for e in os.scandir(os.path.expanduser(folder) or ".")]
+    except OSError:
+        return []
+    hidden = start.startswith(".")
+    found = [
+        os.path.join(folder, name) + ("/" if is_directory else "")
+        for name, is_directory in sorted(entries)
+        if name.startswith(start) and (hidden or not name.startswith(".")) and not any(c.isspace() for c in name)
+    ]
+    if len(found) == 1 and found[0].endswith("/"):
+        return files(found[0]) or found
+    return found

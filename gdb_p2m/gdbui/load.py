@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gdb
 
 from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.errors import P2mError
 from gdb_p2m.gdbui.commands import CloseCommand, OpenCommand, P2mCommand, VerbCommand
 from gdb_p2m.gdbui.connection import qemu_connection, state_of_machine
 from gdb_p2m.gdbui.cpus import cpu_states
@@ -47,26 +49,35 @@ class Loaded:
         qemu = qemu_connection()
         return f"{qemu.connection.num} {self.settings.pmemsave.value} {state_of_machine(qemu)}"
 
-    def unload(self) -> tuple[str, str | None, str | None] | None:
-        """Close everything; the commands stay until others replace them.
-
-        Returns path, kernel and xen of the dump that was open.
-        """
+    def unload(self) -> dict[str, Any]:
+        """Close everything; the commands stay until others replace them. Returns what `resume` takes."""
         for name in DROPPING_EVENTS:
             getattr(gdb.events, name).disconnect(self._drop)
         dump = self.session.dump
-        reopen = None if dump is None else (dump.source.info.path, dump.kernel, dump.xen)
+        state = {
+            "dump": None if dump is None else (dump.source.info.path, dump.kernel, dump.xen),
+            "settings": self.settings.values(),
+        }
         self.session.close()
-        return reopen
+        return state
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Settings and dump of the load before. A dump that has gone meanwhile is reported, not an error."""
+        self.settings.restore(state["settings"])
+        if state["dump"] is not None:
+            try:
+                self.session.open(*state["dump"])
+            except P2mError as e:
+                gdb.write(f"p2m: {e}\n", gdb.STDERR)
 
 
 current: Loaded | None = None
 
 
-def load() -> Loaded:
-    """Register all; what an earlier load set up is replaced."""
+def load(state: dict[str, Any] | None = None) -> Loaded:
+    """Register all. state: of the load before, when this is a second `source`."""
     global current
-    if current is not None:
-        current.unload()
     current = Loaded()
+    if state is not None:
+        current.resume(state)
     return current

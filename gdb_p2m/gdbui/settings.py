@@ -64,3 +64,11 @@ class Settings:
         self.kernel = FileSetting("kernel", "guest kernel's file (vmlinux, System.map or vmlinuz)")
         self.xen = FileSetting("xen", "hypervisor's file (xen-syms)")
         self.pmemsave = BulkSetting()
+
+    def values(self) -> tuple[str, str, bool]:
+        """For `restore`."""
+        return self.kernel.value or "", self.xen.value or "", bool(self.pmemsave.value)
+
+    def restore(self, values: tuple[str, str, bool]) -> None:
+        """Set all as they were."""
+        self.kernel.value, self.xen.value, self.pmemsave.value = values

@@ -51,6 +51,7 @@ GUEST_NAMES = (
     KernelName("machine_to_phys_nr", "value", "3.1", "entries of the M2P", "RAM's end bounds the M2P instead"),
     KernelName("max_pfn", "value", "2.6", "PFNs that the kernel uses", "FLL-005 cannot look"),
     KernelName("xen_remap_mfn", "value", "3.19", "head of the remap chain (init data)", "no remap chain"),
+    KernelName("page_offset_base", "value", "4.8", "base of the direct map", "the documented bases are tried"),
     KernelName("system_state", "word", "2.6", "how far boot has come", "freed init data is not told from live"),
 )
 ROOT_NAMES = (

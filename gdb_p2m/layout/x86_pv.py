@@ -72,6 +72,8 @@ KERNEL_TEXT_VA = 0xFFFF_FFFF_8100_0000
 KERNEL_TEXT_VA_PAE = 0xC100_0000
 """32-bit kernels: PAGE_OFFSET 0xc0000000 plus CONFIG_PHYSICAL_START's 16 MiB (seen: 4.9); low memory is
 mapped from PAGE_OFFSET on, so that this address is mapped wherever the kernel lies in it."""
+DIRECT_MAP_BASES_64 = (0xFFFF_8880_0000_0000, 0xFFFF_8800_0000_0000)
+"""__PAGE_OFFSET since 4.20 and before: where PFN 0 is mapped when page_offset_base is not known."""
 KERNEL_IMAGE_LIMIT = 0x4000_0000
 """KERNEL_IMAGE_SIZE with KASLR support: 1 GiB, the most that can lie above __START_KERNEL_map."""
 MACH2PHYS_VIRT_START_PAE = 0xF580_0000

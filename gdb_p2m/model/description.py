@@ -349,7 +349,7 @@ def _check_whole(d: Description, lines: dict[str, int], source: str = "") -> Non
         raise fail("initial_list", "only 64-bit kernels of the linear era put the initial list outside")
     if d.virt_p2m_4tools and not d.era.linear:
         raise fail("virt_p2m_4tools", "needs the linear list")
-    if d.width.bits == 32 and d.era.linear and d.p2m_limit > 4 << 30:
-        raise fail("p2m_limit", "32-bit kernels have room for 4G at most")
+    if d.width.bits == 32 and d.era.linear and d.p2m_limit > 64 << 30:
+        raise fail("p2m_limit", "32-bit kernels can be configured for 64G at most")
     if not any(e.kind == "ram" and e.start == 0 for e in d.e820):
         raise fail("e820", "no RAM at 0")

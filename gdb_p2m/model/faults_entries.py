@@ -55,11 +55,11 @@ def _frame_twice(m: Machine) -> Where:
 def _zero_slot(m: Machine) -> Where:
     nr, per = m.description.nr_pages, m.width.per_page
     for pfn in range(nr, -(-nr // per) * per):
-        if m.p2m.at(pfn).fate is Fate.MISSING:
+        if m.p2m.at(pfn).fate is not Fate.MFN:
             m.poke_entry(pfn, 0)
             m.poke_m2p(0, pfn)
             return Where(f"the slot of PFN {pfn:#x}, past nr_pages {nr:#x}, was left 0", pfn, m.entry_address(pfn))
-    raise CannotApply(f"nr_pages {nr:#x} leaves no missing slot in its last page")
+    raise CannotApply(f"nr_pages {nr:#x} leaves no free slot in its last page")
 
 
 def _mfn_zero(m: Machine) -> Where:

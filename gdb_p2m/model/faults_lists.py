@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gdb_p2m.model.fault import CannotApply, Fault, Where
+from gdb_p2m.model.frame_lists import build_frame_lists
 from gdb_p2m.model.leaves import PRIVATE
 from gdb_p2m.model.machine import Machine
 from gdb_p2m.model.structs import fold_cr3, shared_info_layout
-from gdb_p2m.units import PAGE_SHIFT
 
 FIELD = "pfn_to_mfn_frame_list_list"
 
@@ -44,11 +44,16 @@ def _copied_top(m: Machine) -> Where:
 
 
 def _despite_4tools(m: Machine) -> Where:
+    """The lists are all there and right: only the promise not to have any is broken."""
     if not m.description.virt_p2m_4tools:
         raise CannotApply("the guest has a frame list list")
-    (start, end), *_ = m.kernel.free
-    mfn = m.frames.mfn(end - 1)
-    return Where(f"shared_info names frame {mfn:#x} in spite of SIF_VIRT_P2M_4TOOLS", start, _poke(m, FIELD, mfn))
+    assert m.shape is not None
+    build_frame_lists(m.description, m.kernel, m.shape, image=False)
+    m.kernel.map_direct()
+    for name in ("p2m_top_mfn", "p2m_top_mfn_p", "p2m_mid_missing_mfn"):
+        m.set_variable(name, m.shape.shared[name].va)
+    mfn = m.page("p2m_top_mfn")
+    return Where(f"shared_info names frame {mfn:#x} in spite of SIF_VIRT_P2M_4TOOLS", address=_poke(m, FIELD, mfn))
 
 
 def _top_pointer(m: Machine) -> Where:
@@ -116,4 +121,3 @@ LIST_FAULTS = (
     Fault("p2m-cr3-elsewhere", "FLL-006", "p2m_cr3 is not the kernel's page table", _cr3, "linear"),
     Fault("p2m-generation-odd", "FLL-006", "p2m_generation is odd", _generation, "linear"),
 )  # fmt: skip
-__all__ = ["LIST_FAULTS", "PAGE_SHIFT"]

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from gdb_p2m.domain import Domain
 from gdb_p2m.errors import P2mError
 from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.layout.names import ROOT_NAMES
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.structures.record import Record
@@ -158,6 +159,14 @@ class RuleContext(DomainContext):
     def shared_info(self) -> Record:
         """shared_info of the guest."""
         return or_cannot(lambda: shared_info(self.guest))
+
+    @cached_property
+    def kernel_root(self) -> int:
+        """Frame of the kernel's own root table; CannotCheck when only a process's is known."""
+        symbol = self.guest.names.first(n.name for n in ROOT_NAMES)
+        if symbol is None:
+            raise CannotCheck("the kernel's own page table is not known by name")
+        return or_cannot(lambda: self.guest.frame_of(symbol.address))
 
     def variable(self, name: str) -> int:
         """A kernel variable; CannotCheck when its symbol is not known or it cannot be read."""

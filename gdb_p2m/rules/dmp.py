@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gdb_p2m.mapping import Kind
-from gdb_p2m.rules.base import Findings, Rule, DomainContext, unread_pfns
+from gdb_p2m.rules.base import DomainContext, Findings, Rule, unread_pfns
 from gdb_p2m.units import PAGE_SHIFT
 
 

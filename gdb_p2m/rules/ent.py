@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
 
 P2M_C = "Linux arch/x86/xen/p2m.c"

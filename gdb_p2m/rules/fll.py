@@ -30,8 +30,7 @@ def _published(ctx: RuleContext, found: Findings) -> None:
                 f"SIF_VIRT_P2M_4TOOLS is set but shared_info still names a frame list list {value:#x}",
             )
         return
-    if value == 0 and not ctx.guest.variable("p2m_top_mfn"):
-        raise NotApplicable("the kernel has not built the frame list list yet")
+    _not_published_yet(ctx)
     want = ctx.page_of("p2m_top_mfn")
     if value != want:
         found.add(
@@ -47,7 +46,14 @@ def _page_words(ctx: RuleContext, mfn: int) -> U64Array:
     return words_of(data.reshape(1, PAGE_SIZE), ctx.guest.width)[0]
 
 
+def _not_published_yet(ctx: RuleContext) -> None:
+    """The kernel publishes all fields at once, late in boot (xen_setup_mfn_list_list)."""
+    if not any(ctx.shared_info.number(name) for name in (FIELD, "max_pfn", "p2m_vaddr")):
+        raise NotApplicable("the kernel has not published its frame list list yet")
+
+
 def _no_list_list(ctx: RuleContext) -> None:
+    _not_published_yet(ctx)
     if ctx.shared_info.number(FIELD) == ctx.guest.width.invalid:
         raise NotApplicable("the guest has no frame list list (SIF_VIRT_P2M_4TOOLS)")
 
@@ -172,12 +178,12 @@ def _virtual_list(ctx: RuleContext, found: Findings) -> None:
             f"shared_info.arch.p2m_vaddr is {vaddr:#x}, xen_p2m_addr is {base:#x}",
         )
     root = unfold_cr3(cr3, ctx.guest.width.bits)
-    if root != ctx.guest.root.mfn:
+    if root != ctx.kernel_root:
         found.add(
             {"address": info.address_of("p2m_cr3"), "mfn": root},
-            f"frame {ctx.guest.root.mfn:#x}, the kernel's page table",
+            f"frame {ctx.kernel_root:#x}, the kernel's page table",
             f"frame {root:#x}",
-            f"shared_info.arch.p2m_cr3 leads to frame {root:#x}, the kernel's page table is {ctx.guest.root.mfn:#x}",
+            f"shared_info.arch.p2m_cr3 leads to frame {root:#x}, the kernel's page table is {ctx.kernel_root:#x}",
         )
     generation = info.number("p2m_generation")
     if generation & 1:

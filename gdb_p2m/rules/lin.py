@@ -8,11 +8,11 @@ import numpy as np
 
 from gdb_p2m.errors import Unreadable
 from gdb_p2m.layout.pagetables import X86_FRAME_MASK, X86_PRESENT
-from gdb_p2m.layout.x86_pv import START_KERNEL_MAP
 from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
 from gdb_p2m.spaces.radix import Status, table_page
 from gdb_p2m.spaces.words import words_of
+from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.leaves import Backing
 from gdb_p2m.views.linear import LinearView
@@ -93,7 +93,14 @@ def _stretches(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[tuple[i
 def _shared_hold_invalid(ctx: RuleContext, found: Findings) -> None:
     if ctx.guest.has("p2m_top"):
         raise NotApplicable("a tree: TRE-004 looks at its shared pages")
+    _not_made_yet(ctx)
     check_shared_leaves(ctx, found)
+
+
+def _not_made_yet(ctx: RuleContext) -> None:
+    """While the builder's list is in use the shared pages do not exist."""
+    if ctx.guest.has("xen_p2m_addr") and not is_virtual_area(ctx.linear.base, ctx.guest.width.bits):
+        raise NotApplicable("the builder's list is still in use: the shared pages do not exist yet")
 
 
 def check_shared_leaves(ctx: RuleContext, found: Findings) -> None:
@@ -122,7 +129,7 @@ def check_shared_leaves(ctx: RuleContext, found: Findings) -> None:
 
 
 def _shared_tables(ctx: RuleContext, found: Findings) -> None:
-    _ = ctx.linear
+    _not_made_yet(ctx)
     for table, leaf in (("p2m_missing_pte", "p2m_missing"), ("p2m_identity_pte", "p2m_identity")):
         mfn, want = ctx.page_of(table), ctx.page_of(leaf)
         try:
@@ -220,13 +227,6 @@ def _alignment(ctx: RuleContext, found: Findings) -> None:
             f"xen_p2m_addr {view.base:#x} is not aligned to PMD_SIZE * PMDS_PER_MID_PAGE = {unit:#x}",
             space="virtual",
         )
-
-
-def is_virtual_area(base: int, bits: int) -> bool:
-    """Whether the list lies in vmalloc space: not in the kernel's image mapping nor in a user address."""
-    if bits == 32:
-        return base >= 0xE000_0000
-    return 1 << 63 <= base < START_KERNEL_MAP
 
 
 def _replaceable(ctx: RuleContext, found: Findings) -> None:

@@ -57,9 +57,10 @@ def _agrees(ctx: RuleContext, found: Findings) -> None:
 def _other_frames(ctx: RuleContext, found: Findings) -> None:
     if not ctx.m2p.pieces():
         raise CannotCheck("the M2P cannot be read")
-    in_p2m = np.zeros(ctx.m2p.limit, dtype=bool)
+    end = max(first + len(words) for first, words in ctx.m2p.pieces())
+    in_p2m = np.zeros(end, dtype=bool)
     for _pfns, mfns in own_frames(ctx.mapping):
-        in_p2m[mfns[mfns < ctx.m2p.limit]] = True
+        in_p2m[mfns[mfns < end]] = True
     for first, words in ctx.m2p.pieces():
         found.look(len(words))
         named = (words >> np.uint64(63) == 0) & ~in_p2m[first : first + len(words)]

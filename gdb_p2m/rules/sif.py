@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from gdb_p2m.errors import Untranslatable
-from gdb_p2m.layout.x86_pv import START_KERNEL_MAP
-from gdb_p2m.rules.base import Findings, NotApplicable, Rule, RuleContext
-from gdb_p2m.rules.lin import is_virtual_area
+import numpy as np
+
+from gdb_p2m.layout.x86_pv import DIRECT_MAP_BASES_64, INIT_P2M_VA_64, START_KERNEL_MAP
+from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext
+from gdb_p2m.spaces.radix import Status
+from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, mfn_of
 
 SETUP = "Xen public/xen.h, struct start_info; xen: eliminate scalability issues from initial mapping setup (4.0)"
@@ -95,10 +97,11 @@ def _moved(ctx: RuleContext, found: Findings) -> None:
         )
     if ctx.guest.width.bits != 64 or not info.number("nr_p2m_frames"):
         return  # the list was inside the initial mapping: there is no slot of its own to clear
-    found.look()
-    slot = 0x80_0000_0000 >> 39
-    at = (ctx.guest.root.mfn << PAGE_SHIFT) + slot * 8
+    # A process may use that slot for itself: only the kernel's own table tells.
+    slot = INIT_P2M_VA_64 >> 39
+    at = (ctx.kernel_root << PAGE_SHIFT) + slot * 8
     raw = ctx.target.source.read_u64(at)
+    found.look()
     if raw & 1:
         found.add(
             {"address": at, "slot": slot},
@@ -116,19 +119,29 @@ def _initial_read_only(ctx: RuleContext, found: Findings) -> None:
     if base >= START_KERNEL_MAP or not info.number("nr_p2m_frames"):
         raise NotApplicable("the domain builder's list lies inside the initial mapping")
     first, count = info.number("first_p2m_pfn"), info.number("nr_p2m_frames")
-    for pfn in range(first, first + min(count, 1 << 22)):
-        try:
-            walked = ctx.guest.space.walk(START_KERNEL_MAP + (pfn << PAGE_SHIFT))
-        except Untranslatable:
-            continue
-        found.look()
-        if walked.writable:
-            found.add(
-                {"pfn": pfn, "address": walked.steps[-1].address},
-                "read-only",
-                "writable",
-                f"frame {pfn:#x} of the initial list is mapped writable by the kernel",
-            )
+    direct = _direct_map(ctx, first)
+    slots = ctx.guest.space.slots(direct + (first << PAGE_SHIFT), direct + ((first + count) << PAGE_SHIFT), "L1")
+    mapped = slots.status == Status.OK
+    found.look(int(np.count_nonzero(mapped)))
+    if (slots.status == Status.UNREADABLE).any():
+        found.could_not_read("page tables of the direct map are not in the dump")
+    for i in np.flatnonzero(mapped & slots.writable).tolist():
+        entry = (int(slots.table[i]) << PAGE_SHIFT) + ((first + i) % 512) * 8
+        found.add(
+            {"pfn": first + i, "mfn": int(slots.frame[i]), "address": entry},
+            "read-only",
+            f"{int(slots.raw[i]):#x}, writable",
+            f"frame {first + i:#x} of the initial list or its tables is mapped writable in the direct map",
+        )
+
+
+def _direct_map(ctx: RuleContext, pfn: int) -> int:
+    """Base of the kernel's direct map; CannotCheck when it does not map `pfn` yet."""
+    bases = [ctx.variable("page_offset_base")] if ctx.guest.has("page_offset_base") else list(DIRECT_MAP_BASES_64)
+    for base in bases:
+        if ctx.guest.space.maps(base + (pfn << PAGE_SHIFT)):
+            return base
+    raise CannotCheck(f"the direct map does not map frame {pfn:#x} yet")
 
 
 SIF_RULES = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.layout.pagetables import X86_PSE
 from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
 from gdb_p2m.sources.base import Mask, contiguous_groups
 from gdb_p2m.spaces.radix import Status
@@ -75,7 +76,20 @@ class M2p:
             return self.guest.variable("machine_to_phys_mapping"), "machine_to_phys_mapping"
         if self.guest.width.bits == 64:
             return M2P_VA_64, "RO_MPT_VIRT_START"
-        return MACH2PHYS_VIRT_START_PAE, "MACH2PHYS_VIRT_START"
+        return self._compat_base()
+
+    def _compat_base(self) -> tuple[int, str]:
+        """Of a 32-bit guest: the first large page above HYPERVISOR_VIRT_START. PV kernels have none.
+
+        Xen moves the table up as far as the machine's size allows (m2p_compat_vstart; seen: 0xffc00000
+        with 1 GiB), so that the documented start is only the lowest it can have.
+        """
+        above = self.guest.space.slots(MACH2PHYS_VIRT_START_PAE, 1 << 32, "L2")
+        large = (above.status == Status.OK) & ((above.raw & np.uint64(X86_PSE)) != 0) & ~above.writable
+        found = np.flatnonzero(large)
+        if not len(found):
+            return MACH2PHYS_VIRT_START_PAE, "MACH2PHYS_VIRT_START"
+        return above.first + (int(found[0]) << above.level.shift), "the large pages that Xen maps there"
 
     @cached_property
     def limit(self) -> int:

@@ -11,6 +11,9 @@ of kdump's cores and a page of the running kernel's memory. Xen writes the same 
     NUMBER(NR_FREE_PAGES)=0                    decimal, may be negative; some architectures write 0x...
     CONFIG_X86_PAE=y
 
+A SYMBOL of an array that is really a pointer holds the pointer's value (VMCOREINFO_SYMBOL_ARRAY: mem_section
+on x86-64, seen): only names of variables are addresses that kallsyms would give, too.
+
 The text comes out of untrusted memory: lines that do not have one of these shapes are skipped and counted.
 """
 

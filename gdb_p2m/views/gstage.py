@@ -6,6 +6,7 @@ page_info of the table's page. See documented sources in layout/xen_riscv.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -17,9 +18,9 @@ from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.entries import Pointee, decode
 from gdb_p2m.structures.page_info import FrameTable
-from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, KindArray
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View
-from gdb_p2m.views.gstage_leaves import LeafReader, bad_table_kind, external_kinds
+from gdb_p2m.views.gstage_leaves import LeafReader, LeafRuns, bad_table_kind, external_kinds
 from gdb_p2m.views.gstage_tables import TableLevel, TableStatus, TableTree, read_tree
 from gdb_p2m.views.gstage_types import EXTERNAL, HAS_FRAME, UNKNOWN_TYPES, MdStatus, Metadata, Types
 from gdb_p2m.xen_riscv import RiscvDomain
@@ -93,35 +94,45 @@ class GstageView(View):
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit, ordered=True)
-        for index, level in enumerate(self.tree.levels[:-1]):
-            self._add_upper(builder, index, level)
-        leaves = LeafReader(self.types, self.metadata, self.tree.levels[-1])
-        leaves.add_all(self.source, builder, self.progress)
+        for level, runs in self.leaf_runs():
+            gfn = level.base[runs.row] + (runs.slot << level.order)
+            order = np.full(len(gfn), level.order, dtype=np.uint8)
+            order[(runs.kind == Kind.CORRUPT) | (runs.kind == Kind.UNREADABLE)] = 0
+            frame = np.where(HAS_FRAME[runs.kind], runs.frame, -1)
+            builder.add_runs(gfn, runs.count << level.order, runs.kind, frame, order)
+        for level in self.tree.levels:  # after the runs: reading the tables may have failed
+            for row in np.flatnonzero(level.status != TableStatus.OK).tolist():
+                builder.add(int(level.base[row]), level.span, bad_table_kind(int(level.status[row])), order=0)
         return builder.build()
+
+    def leaf_runs(self) -> Iterator[tuple[TableLevel, LeafRuns]]:
+        """All valid entries that are no pointers to tables, level by level from the root, in batches."""
+        for index, level in enumerate(self.tree.levels[:-1]):
+            yield level, self._upper_runs(index)
+        reader = LeafReader(self.types, self.metadata, self.tree.levels[-1])
+        for runs in reader.runs(self.source, self.progress):
+            yield reader.level, runs
 
     def mapping(self) -> Mapping:
         return self._mapping
 
-    def _add_upper(self, builder: MappingBuilder, index: int, level: TableLevel) -> None:
-        """Superpages, malformed entries and unusable tables of one level above the last."""
-        for row in np.flatnonzero(level.status != TableStatus.OK).tolist():
-            builder.add(int(level.base[row]), level.span, bad_table_kind(int(level.status[row])), order=0)
-        gfn, kinds, frames = self.upper_leaves(index)
-        count = np.full(len(gfn), 1 << level.order, dtype=np.int64)
-        order = np.full(len(gfn), min(level.order, 255), dtype=np.uint8)
-        order[(kinds == Kind.CORRUPT) | (kinds == Kind.UNREADABLE)] = 0
-        builder.add_runs(gfn, count, kinds, np.where(HAS_FRAME[kinds], frames, -1), order)
-
-    def upper_leaves(self, index: int) -> tuple[FrameArray, KindArray, FrameArray]:
-        """GFN, kind and frame of the entries above the last level that are no tables, in order."""
+    def _upper_runs(self, index: int) -> LeafRuns:
+        """Superpages and malformed entries of one level above the last, each a run of its own."""
         level, entries = self.tree.levels[index], self.tree.upper[index]
         kinds, frames = self.types.kinds(entries.raw, level.level, False)
-        where = np.flatnonzero(kinds == EXTERNAL)
-        if len(where):
-            rows, inverse = np.unique(entries.row[where], return_inverse=True)
+        external = kinds == EXTERNAL
+        slot_type = np.zeros(len(kinds), dtype=np.uint64)
+        md_status = np.zeros(len(kinds), dtype=np.uint8)
+        if external.any():
+            rows, inverse = np.unique(entries.row[external], return_inverse=True)
             values, status = self.metadata.types_of(level.mfn[rows])
-            kinds[where] = external_kinds(self.types, values[inverse, entries.slot[where]], status[inverse])
-        return level.base[entries.row] + (entries.slot << level.order), kinds, frames
+            slot_type[external] = values[inverse, entries.slot[external]]
+            md_status[external] = status[inverse]
+            kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
+        count = np.ones(len(kinds), dtype=np.int64)
+        return LeafRuns(
+            entries.row, entries.slot, count, entries.raw, kinds, frames, external, slot_type, md_status
+        )
 
     # -- one GFN ------------------------------------------------------------------------------------------
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.layout import pagetables as pt
 from gdb_p2m.layout.xen_riscv import PAGETABLE_ENTRIES
-from gdb_p2m.mapping import Kind, MappingBuilder
+from gdb_p2m.mapping import Kind
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source, as_u64
 from gdb_p2m.units import FrameArray, KindArray, U64Array
 from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus
-from gdb_p2m.views.gstage_types import EXTERNAL, HAS_FRAME, UNKNOWN_TYPES, MdStatus, Metadata, Types
+from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metadata, Types
 
 BATCH = 256
 """Tables per step: 1 MiB of entries, which stays in the second-level cache."""
@@ -24,8 +25,28 @@ ABOVE_PPN = np.uint64(54)
 _SLOTS = PAGETABLE_ENTRIES
 
 
+@dataclass(eq=False)
+class LeafRuns:
+    """Runs of valid entries that are no table pointers, of one level, each within one table.
+
+    All entries of a run have the flags of its first one (but for A and D) and consecutive frames.
+    row: of the level's tables. slot: 0..511. raw: first entry. kind/frame: of the first (frame also where
+    the kind has none). slot_type/md_status: for external types, else 0 and MdStatus.OK.
+    """
+
+    row: FrameArray
+    slot: FrameArray
+    count: FrameArray
+    raw: U64Array
+    kind: KindArray
+    frame: FrameArray
+    external: BoolArray
+    slot_type: U64Array
+    md_status: npt.NDArray[np.uint8]
+
+
 class LeafReader:
-    """Turns batches of last-level tables into runs. Buffers are kept between batches."""
+    """Reads the tables of the last level in batches. Buffers are kept between batches."""
 
     def __init__(self, types: Types, metadata: Metadata, level: TableLevel) -> None:
         self.types = types
@@ -34,11 +55,9 @@ class LeafReader:
         self._step = np.empty((BATCH, _SLOTS - 1), dtype=np.uint64)
         self._first = np.ones((BATCH, _SLOTS), dtype=bool)
 
-    def add_all(self, source: Source, builder: MappingBuilder, progress: Progress = no_progress) -> None:
-        """Runs of every table of the level; tables that cannot be used become runs of their own."""
+    def runs(self, source: Source, progress: Progress = no_progress) -> Iterator[LeafRuns]:
+        """The runs of all tables. Tables that cannot be read get the status UNREADABLE in the level."""
         level = self.level
-        for bad in np.flatnonzero(level.status != TableStatus.OK).tolist():
-            builder.add(int(level.base[bad]), level.span, bad_table_kind(int(level.status[bad])), order=0)
         use = np.flatnonzero(level.status == TableStatus.OK)
         with progress(f"reading {level.level.name} tables", len(use)) as step:
             for a in range(0, len(use), BATCH):
@@ -46,40 +65,41 @@ class LeafReader:
                 pages, ok = source.read_pages(level.mfn[rows])
                 entries = as_u64(pages)
                 if not ok.all():
-                    for bad in rows[~ok].tolist():
-                        level.status[bad] = TableStatus.UNREADABLE
-                        builder.add(int(level.base[bad]), level.span, Kind.UNREADABLE, order=0)
+                    level.status[rows[~ok]] = TableStatus.UNREADABLE
                     rows, entries = rows[ok], np.ascontiguousarray(entries[ok])
-                self._add_batch(builder, rows, entries)
+                if len(rows):
+                    yield self._batch(rows, entries)
                 step(a + len(rows))
 
-    def _add_batch(self, builder: MappingBuilder, rows: FrameArray, entries: U64Array) -> None:
-        n = len(rows)
-        if not n:
-            return
-        first = self._first[:n]
+    def _batch(self, rows: FrameArray, entries: U64Array) -> LeafRuns:
+        first = self._first[: len(rows)]
         self._mark(entries, first)
         at, count, raw = _runs(entries, first)
-        valid = (raw & np.uint64(pt.RISCV_V)) != 0
-        external = valid & (((raw >> np.uint64(pt.RISCV_RSW_SHIFT)) & np.uint64(3)) == np.uint64(self.types.external))
-        slot_types: U64Array | None = None
-        status: npt.NDArray[np.uint8] | None = None
+        external = self._external(raw)
         wanted = np.unique(at[external] // _SLOTS)
+        values: U64Array | None = None
         if len(wanted):
-            slot_types, status = self.metadata.types_of(self.level.mfn[rows[wanted]])
-            first[wanted, 1:] |= slot_types[:, 1:] != slot_types[:, :-1]
+            values, status = self.metadata.types_of(self.level.mfn[rows[wanted]])
+            first[wanted, 1:] |= values[:, 1:] != values[:, :-1]
             at, count, raw = _runs(entries, first)
-            valid = (raw & np.uint64(pt.RISCV_V)) != 0
+        valid = (raw & np.uint64(pt.RISCV_V)) != 0
         at, count, raw = at[valid], count[valid], raw[valid]
-        kinds, frames = self.types.kinds(raw, self.level.level, True)
         table, slot = at // _SLOTS, at % _SLOTS
-        if slot_types is not None and status is not None:
-            where = np.flatnonzero(kinds == EXTERNAL)
-            mine = np.searchsorted(wanted, table[where])
-            kinds[where] = external_kinds(self.types, slot_types[mine, slot[where]], status[mine])
-        gfn = self.level.base[rows[table]] + slot
-        order = np.zeros(len(gfn), dtype=np.uint8)
-        builder.add_runs(gfn, count, kinds, np.where(HAS_FRAME[kinds], frames, -1), order)
+        kinds, frames = self.types.kinds(raw, self.level.level, True)
+        external = kinds == EXTERNAL
+        slot_type = np.zeros(len(raw), dtype=np.uint64)
+        md_status = np.zeros(len(raw), dtype=np.uint8)
+        if values is not None:
+            mine = np.searchsorted(wanted, table[external])
+            slot_type[external] = values[mine, slot[external]]
+            md_status[external] = status[mine]
+            kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
+        return LeafRuns(rows[table], slot, count, raw, kinds, frames, external, slot_type, md_status)
+
+    def _external(self, raw: U64Array) -> BoolArray:
+        """Valid entries whose RSW says p2m_ext_storage."""
+        rsw = (raw >> np.uint64(pt.RISCV_RSW_SHIFT)) & np.uint64(3)
+        return ((raw & np.uint64(pt.RISCV_V)) != 0) & (rsw == np.uint64(self.types.external))
 
     def _mark(self, entries: U64Array, first: BoolArray) -> None:
         """Where a run begins: at every table, and where an entry does not continue the one before.
@@ -116,7 +136,8 @@ def _runs(entries: U64Array, first: BoolArray) -> tuple[FrameArray, FrameArray, 
     count = np.diff(at, append=len(flat))
     raw = flat[at]
     crosses = (raw >> ABOVE_PPN) != (flat[at + count - 1] >> ABOVE_PPN)
-    if crosses.any():  # hostile: PPN all ones, one more carries into the reserved bits
+    if (crosses & ((raw & np.uint64(pt.RISCV_V)) != 0)).any():
+        # Hostile: a PPN of all ones, and one more carries into the reserved bits.
         high = entries >> ABOVE_PPN
         first[:, 1:] |= high[:, 1:] != high[:, :-1]
         at = np.flatnonzero(first)
@@ -136,10 +157,3 @@ def external_kinds(types: Types, values: U64Array, status: npt.NDArray[np.uint8]
 def bad_table_kind(status: int) -> Kind:
     """What the GFNs below a table are that cannot be used."""
     return Kind.UNREADABLE if status == TableStatus.UNREADABLE else Kind.CORRUPT
-
-
-def bad_tables(levels: list[TableLevel]) -> Iterator[tuple[TableLevel, int]]:
-    """(level, row) of every table that cannot be used."""
-    for level in levels:
-        for row in np.flatnonzero(level.status != TableStatus.OK).tolist():
-            yield level, row

@@ -39,7 +39,7 @@ class TableLevel:
     """The tables of one level in rising order of GFN, one element per page.
 
     number: Xen's level (0 = 4 KiB). order: log2 of the pages that one entry spans. mfn: the page. base: first GFN.
-    parent/slot: row in the level above and slot there (-1 for the root).
+    parent/slot: row in the level above and slot there (-1 for the root). pointer: the entry there (0).
     """
 
     level: Level
@@ -49,6 +49,7 @@ class TableLevel:
     base: FrameArray
     parent: FrameArray
     slot: FrameArray
+    pointer: U64Array
     status: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -110,6 +111,7 @@ def read_tree(
         pages * PAGETABLE_ENTRIES << order,
         none,
         none.copy(),
+        np.zeros(ROOT_PAGES, dtype=np.uint64),
         np.zeros(ROOT_PAGES, dtype=np.uint8),
     )
     levels = [here]
@@ -119,10 +121,10 @@ def read_tree(
         children, entries = _read_level(source, here, progress)
         upper.append(entries)
         order = level.shift - PAGE_SHIFT
-        row, slot, mfn = children
+        row, slot, mfn, pointer = children
         status = _status(mfn, known, ram)
         base = here.base[row] + (slot << here.order)
-        here = TableLevel(level, order // 9, order, mfn, base, row, slot, status)
+        here = TableLevel(level, order // 9, order, mfn, base, row, slot, pointer, status)
         known = np.union1d(known, mfn[status == TableStatus.OK])
         levels.append(here)
     return TableTree(mode, levels, upper)
@@ -139,8 +141,8 @@ def _status(mfn: FrameArray, known: FrameArray, ram: tuple[int, int]) -> npt.NDA
 
 def _read_level(
     source: Source, tables: TableLevel, progress: Progress
-) -> tuple[tuple[FrameArray, FrameArray, FrameArray], UpperEntries]:
-    """The children (row, slot, mfn) of a level's tables in order of GFN, and its other valid entries."""
+) -> tuple[tuple[FrameArray, FrameArray, FrameArray, U64Array], UpperEntries]:
+    """The children (row, slot, mfn, entry) of a level's tables in order of GFN, and its other valid entries."""
     use = np.flatnonzero(tables.status == TableStatus.OK)
     rows: list[FrameArray] = []
     slots: list[FrameArray] = []
@@ -160,7 +162,8 @@ def _read_level(
     raw = np.concatenate(raws) if raws else np.zeros(0, dtype=np.uint64)
     dec = decode_array("riscv", raw, tables.level, False)
     table = dec.table
-    return (row[table], slot[table], dec.frame[table]), UpperEntries(row[~table], slot[~table], raw[~table])
+    children = row[table], slot[table], dec.frame[table], raw[table]
+    return children, UpperEntries(row[~table], slot[~table], raw[~table])
 
 
 def _joined(parts: list[FrameArray]) -> FrameArray:

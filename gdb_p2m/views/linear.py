@@ -18,6 +18,7 @@ from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.entries import decode_array
 from gdb_p2m.spaces.radix import Slots, Status, table_page
+from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, U64Array
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
@@ -25,6 +26,8 @@ from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
 
 MAX_LIST_PFNS = 1 << 33
 """32 TiB: more than Linux PV can ever have (MAX_PHYSMEM_BITS 46 would be 2^34, Xen stops at 16 TiB)."""
+NOT_YET = Mfn(-2)
+"""Frame of a shared page that does not exist yet; equal to no frame of a list page."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,19 @@ class LinearView(View):
 
     @cached_property
     def missing_frame(self) -> Mfn:
-        """Machine frame of the page p2m_missing."""
-        return self.guest.page_of("p2m_missing")
+        """Machine frame of the page p2m_missing, NOT_YET before the kernel has made it."""
+        return self._shared_leaf("p2m_missing")
 
     @cached_property
     def identity_frame(self) -> Mfn:
-        """Machine frame of the page p2m_identity."""
-        return self.guest.page_of("p2m_identity")
+        """Machine frame of the page p2m_identity, likewise."""
+        return self._shared_leaf("p2m_identity")
+
+    def _shared_leaf(self, name: str) -> Mfn:
+        """The builder's list knows no shared pages: while it is in use their pointers are NULL."""
+        if not self.guest.variable(name) and not is_virtual_area(self.base, self.width.bits):
+            return NOT_YET
+        return self.guest.page_of(name)
 
     def optional_frame(self, name: str) -> Mfn | None:
         """Machine frame of a shared page that may be unknown (p2m_missing_pte, ...)."""
@@ -146,7 +155,8 @@ class LinearView(View):
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit)
-        shared = {Backing.MISSING: self.missing_frame, Backing.IDENTITY: self.identity_frame}
+        leaves = ((Backing.MISSING, self.missing_frame), (Backing.IDENTITY, self.identity_frame))
+        shared = {b: f for b, f in leaves if f != NOT_YET}
         dirty = dirty_slots(self.guest.source, self.width, shared)
         add_leaves(builder, self.guest.source, self.width, self.backing, self.pages.frame, 0, self.progress, dirty)
         end = len(self.backing) * self.width.per_page
@@ -234,10 +244,14 @@ class LinearView(View):
             frame = self.optional_frame(name)
             if frame is not None:
                 shared.append((name, int(frame), int(np.count_nonzero(pmd_frames == frame))))
-        shared.append(("p2m_missing", int(self.missing_frame), counts[Backing.MISSING]))
-        shared.append(("p2m_identity", int(self.identity_frame), counts[Backing.IDENTITY]))
+        leaves = (
+            ("p2m_missing", self.missing_frame, counts[Backing.MISSING]),
+            ("p2m_identity", self.identity_frame, counts[Backing.IDENTITY]),
+        )
+        made = [(name, int(frame), slots) for name, frame, slots in leaves if frame != NOT_YET]
+        shared += made
         tables = np.unique(p.pte_table[p.pte_table >= 0])
-        pages = counts[Backing.PRIVATE] + 2 + len(tables)
+        pages = counts[Backing.PRIVATE] + len(made) + len(tables)
         whole = len(backing) + len(p.pmds.status)
         return Storage(
             tuple(lines), tuple(shared), pages * PAGE_SIZE, max(0, whole - pages) * PAGE_SIZE, self._notes(len(tables))

@@ -1,9 +1,9 @@
 """The oracle as a running machine.
 
-    with Machine(build("sv39x4"), memory="2G") as machine:
-        for probe in machine.report.uart_probes(1): ...
-        machine.dump(path)                       # QEMU's ELF core of the whole machine
-        gdb: target remote :{machine.port}
+with Machine(build("sv39x4"), memory="2G") as machine:
+    for probe in machine.report.uart_probes(1): ...
+    machine.dump(path)                       # QEMU's ELF core of the whole machine
+    gdb: target remote :{machine.port}
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def qemu() -> str:
     name = os.environ.get(QEMU_VARIABLE, "qemu-system-riscv64")
     if found := shutil.which(name):
         return found
-    raise Missing(f"{name} is not installed; try: apt install qemu-system-misc (qemu-system-riscv from Debian 13 on)")
+    raise Missing(
+        f"{name} is not installed; try: apt install qemu-system-misc (qemu-system-riscv from Debian 13 on)"
+    )
 
 
 class Machine:
@@ -53,7 +55,13 @@ class Machine:
     """
 
     def __init__(
-        self, program: Program, *, memory: str = "2G", guest: bool = False, cpu: str = CPU, timeout: float = 90
+        self,
+        program: Program,
+        *,
+        memory: str = "2G",
+        guest: bool = False,
+        cpu: str = CPU,
+        timeout: float = 90,
     ) -> None:
         self.program = program
         self._memory, self._guest, self._cpu, self._timeout = memory, guest, cpu, timeout

@@ -154,7 +154,9 @@ def parse(text: str) -> Report:
     if report.header.get("format") != FORMAT:
         raise NotAReport(f"format {report.header.get('format')}, not {FORMAT}")
     if done != len(report.probes) + len(report.devices):
-        raise NotAReport(f"DONE says {done}, seen {len(report.probes)} probes and {len(report.devices)} devices")
+        raise NotAReport(
+            f"DONE says {done}, seen {len(report.probes)} probes and {len(report.devices)} devices"
+        )
     return report
 
 
@@ -178,7 +180,8 @@ def _header(report: Report, words: list[str]) -> None:
 
 def _domain(report: Report, words: list[str]) -> None:
     number, *hexadecimal, pages = words
-    report.domains.append(Domain(int(number), *(int(w, 16) for w in hexadecimal), int(pages)))
+    address, root_mfn, hgatp, lowest, highest = (int(w, 16) for w in hexadecimal)
+    report.domains.append(Domain(int(number), address, root_mfn, hgatp, lowest, highest, int(pages)))
 
 
 def _table(report: Report, words: list[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from elftools.dwarf.die import DIE
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection, SymbolTableSection
 
 from .conftest import built
 from .program import SOURCES, VARIANTS, Program, build_into
@@ -36,9 +37,13 @@ ENUMERATORS = {
 }
 
 
+VALUE_OF = {"DW_TAG_member": "DW_AT_data_member_location"}
+
+
 def symbols(program: Program) -> set[str]:
     with program.elf.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         return {s.name for s in table.iter_symbols()}
 
 
@@ -59,7 +64,7 @@ def dies(program: Program, tag: str) -> list[tuple[str, int | None, list[tuple[s
                 label(die),
                 number(die, "DW_AT_byte_size"),
                 [
-                    (label(c), number(c, "DW_AT_data_member_location" if "member" in c.tag else "DW_AT_const_value"))
+                    (label(c), number(c, VALUE_OF.get(str(c.tag), "DW_AT_const_value")))
                     for c in die.iter_children()
                 ],
             )
@@ -101,6 +106,7 @@ def test_offsets_are_those_of_xen_in_one_variant_and_not_in_others() -> None:
 def build_id(elf: Path) -> str:
     with elf.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".note.gnu.build-id")
+        assert isinstance(section, NoteSection)
         return str(next(iter(section.iter_notes()))["n_desc"])
 
 
@@ -115,7 +121,9 @@ def test_the_build_id_depends_on_the_sources_alone(tmp_path: Path) -> None:
 
 def run_build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ["sh", str(SOURCES / "build.sh"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
 
 
 def test_a_missing_compiler_is_named_with_the_package_that_has_it(tmp_path: Path) -> None:
