@@ -311,3 +311,13 @@ def at_machine(xen: XenRiscv, address: int) -> MachineAddress | None:
         return xen.space.translate(address)
     except Untranslatable:
         return None
+
+
+def over_source(xen: XenRiscv, source: Source) -> XenRiscv:
+    """The same Xen, reading through another source of the same memory. What was found stays found."""
+    root = xen.space.root if xen.space.has_table else None
+    twin = XenRiscv(
+        source, xen.names, xen.facts, XenSpace(source, xen.image, xen.space.shape, root), xen.file, xen.shape_evidence
+    )
+    twin.set_direct_map()
+    return twin

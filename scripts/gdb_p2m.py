@@ -6,13 +6,15 @@ than Python 3.6 here: an old GDB must be able to read this file in order to be t
 
 import importlib.util
 import os
+from types import ModuleType
 
 
-def load_startup():  # type: ignore[no-untyped-def]
+def load_startup() -> ModuleType:
     """The module startup, read anew on every `source`."""
     here = os.path.dirname(os.path.realpath(__file__))
     path = os.path.join(os.path.dirname(here), "gdb_p2m", "gdbui", "startup.py")
     spec = importlib.util.spec_from_file_location("gdb_p2m_startup", path)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

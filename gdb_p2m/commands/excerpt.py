@@ -49,10 +49,14 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         return _write(ctx, out, recording, Note("VMCOREINFO_XEN", 0, record_xen(ctx, recording).encode()), None)
     guest = _over(ctx.guest, recording)
     _touch_everything(ctx.target, guest, recording)
+    return _write(ctx, out, recording, Note("VMCOREINFO", 0, vmcoreinfo_text(guest).encode()), guest.id)
+
+
+def _write(ctx: Context, out: str, recording: RecordingSource, names: Note, domain: int | None) -> Report:
+    """The recorded pages with `names`, the note that names every symbol used. domain: None for all of them."""
     frames = recording.frames()
-    text = vmcoreinfo_text(guest)
     notes = [n for n in recording.info.notes if n.name in KEPT_NOTES]
-    notes.append(Note("VMCOREINFO", 0, text.encode()))
+    notes.append(names)
     extents = [[e.start, e.end] for e in ctx.target.source.machine_extents()]
     notes.append(Note(EXCERPT_NOTE, 1, json.dumps({"version": 1, "extents": extents}).encode()))
     with _output(out) as file:
@@ -64,7 +68,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         "pages": len(frames),
         "segments": segments,
         "bytes": size,
-        "domain": guest.id,
+        "domain": domain,
     }
     report = Report(data)
     shown = "" if size is None else f", {human_size(size)}"

@@ -37,7 +37,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         },
     }
     report = Report(data)
-    cpus = ", ".join(_cpu_text(c) for c in info.cpus)
+    cpus = ", ".join(filter(None, (_cpu_text(c) for c in info.cpus)))
     rows = [
         ["file" if not info.live else "target", info.path],
         ["format", f"{info.format}, {info.machine}"],
@@ -62,9 +62,9 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
 
 def _cpu_text(cpu: CpuState) -> str:
     """The page-table registers of one CPU."""
-    roots = [f"{name.upper() if name == 'cr3' else name} {cpu.registers[name]:#x}"
-             for name in ("cr3", "satp", "hgatp") if name in cpu.registers]
-    return f"CPU {cpu.index} {' '.join(roots)}".rstrip()
+    shown = {"cr3": "CR3", "satp": "satp", "hgatp": "hgatp"}
+    roots = [f"{word} {cpu.registers[name]:#x}" for name, word in shown.items() if name in cpu.registers]
+    return f"CPU {cpu.index} {' '.join(roots)}" if roots else ""
 
 
 def _guest(report: Report, ctx: Context, guest: LinuxGuest) -> None:

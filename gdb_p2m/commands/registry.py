@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from gdb_p2m.commands import (
     check,
+    domains,
     excerpt,
     identify,
     list_list,
     lookup,
     m2p,
     map,
+    page_info,
     remap,
     rules,
     stats,
@@ -21,6 +23,7 @@ from gdb_p2m.commands.base import Verb
 
 VERBS: tuple[Verb, ...] = (
     identify.VERB,
+    domains.VERB,
     symbols.VERB,
     lookup.VERB,
     walk.VERB,
@@ -31,6 +34,7 @@ VERBS: tuple[Verb, ...] = (
     xen_pages.SHARED_INFO,
     remap.VERB,
     m2p.VERB,
+    page_info.VERB,
     check.VERB,
     rules.VERB,
     excerpt.VERB,

@@ -22,8 +22,8 @@ from gdb_p2m.cli import (
 from gdb_p2m.commands.base import Context, Verb
 from gdb_p2m.commands.registry import VERBS
 from gdb_p2m.errors import P2mError, UsageError
-from gdb_p2m.gdbui.completion import complete
-from gdb_p2m.gdbui.output import GdbStream, progress
+from gdb_p2m.gdbui.completion import FILE_METAVARS, complete
+from gdb_p2m.gdbui.output import progress, stderr, stdout
 from gdb_p2m.gdbui.session import Session
 from gdb_p2m.gdbui.settings import Settings
 from gdb_p2m.units import human_size
@@ -31,7 +31,6 @@ from gdb_p2m.units import human_size
 STATUS = "_p2m_status"
 """Convenience variable with the exit code that the shell would have given."""
 EXIT_INTERRUPTED = 130
-FILE_OPTIONS = ("kernel", "xen", "output", "dump", "out")
 
 
 def guarded(run: Callable[[], int]) -> None:
@@ -78,10 +77,10 @@ def _evaluated(word: str) -> str:
 def parsed(parser: Parser, text: str) -> argparse.Namespace:
     """Parse; ~ in file names is the home directory, which no shell has expanded. Raises UsageError."""
     args = parser.parse_args(arguments(text))
-    for name in FILE_OPTIONS:
-        value = getattr(args, name, None)
-        if isinstance(value, str):
-            setattr(args, name, os.path.expanduser(value))
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if action.metavar in FILE_METAVARS and isinstance(value, str):
+            setattr(args, action.dest, os.path.expanduser(value))
     return args
 
 
@@ -105,18 +104,16 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
 
     def _run(self, text: str) -> int:
         args = parsed(self._parser(), text)
-        out = GdbStream(gdb.STDOUT)
+        out = stdout()
         if self.verb.uses == "nothing":
             return emit(self.verb.run(Context(None), args), args, out)
         if getattr(args, "out", None) == "-":
             raise UsageError(f"p2m {self.verb.name}: GDB's output takes text only", hint="name a file")
         machine = self.session.machine()
         shown = progress()
-        target = machine.target(
-            args.kernel or self.settings.kernel.path, args.xen or self.settings.xen.path, shown
-        )
+        target = machine.target(args.kernel or self.settings.kernel.path, args.xen or self.settings.xen.path, shown)
         refuse_damage(target, self.verb, args)
-        err = GdbStream(gdb.STDERR)
+        err = stderr()
         for warning in target.warnings:
             err.write(f"p2m: warning: {warning}\n")
         try:
@@ -137,9 +134,7 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
         return completed(self._parser(), text, word, self.session, self.settings)
 
 
-def completed(
-    parser: Parser, text: str, word: str | None, session: Session, settings: Settings
-) -> list[str]:
+def completed(parser: Parser, text: str, word: str | None, session: Session, settings: Settings) -> list[str]:
     """Candidates as GDB wants them: it breaks words at `-` and `=` too, so only the rest is given back."""
     if word is None:
         return []

@@ -49,7 +49,7 @@ def cpu_states() -> tuple[str, list[CpuState]]:
     A CPU that was never started has CR3 0, as in a dump.
     """
     machine = ""
-    states = []
+    states: list[CpuState] = []
     with selection_kept():
         for thread in sorted(gdb.selected_inferior().threads(), key=lambda t: t.ptid):
             thread.switch()

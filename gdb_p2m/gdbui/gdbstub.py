@@ -33,9 +33,7 @@ class GdbStubSource(Source):
     Raises NotUnderstood when QEMU does not tell which addresses are RAM.
     """
 
-    def __init__(
-        self, stub: Stub, where: str, machine: str, cpus: Iterable[CpuState] = (), bulk: bool = True
-    ) -> None:
+    def __init__(self, stub: Stub, where: str, machine: str, cpus: Iterable[CpuState] = (), bulk: bool = True) -> None:
         super().__init__()
         self.info = SourceInfo(
             "live memory", "QEMU's gdbstub in physical memory mode", where, machine, cpus=list(cpus), live=True
@@ -107,7 +105,9 @@ class GdbStubSource(Source):
         for mfn, (address, _), data in zip(single, spans, self._reader.read(spans), strict=True):
             # A page that is RAM in part only keeps zeros elsewhere; _require_ram never lets them out.
             before = address - (mfn << PAGE_SHIFT)
-            self._cache.add(mfn, data if len(data) == PAGE_SIZE else bytes(before) + data.ljust(PAGE_SIZE - before, b"\0"))
+            self._cache.add(
+                mfn, data if len(data) == PAGE_SIZE else bytes(before) + data.ljust(PAGE_SIZE - before, b"\0")
+            )
 
     def _fetch_bulk(self, group: list[int]) -> bool:
         start, end = group[0] << PAGE_SHIFT, (group[-1] + 1) << PAGE_SHIFT

@@ -18,7 +18,13 @@ from gdb_p2m.gdbui.session import Machine, Session
 from gdb_p2m.gdbui.settings import Settings
 
 DROPPING_EVENTS = (
-    "cont", "stop", "exited", "memory_changed", "register_changed", "inferior_deleted", "connection_removed"
+    "cont",
+    "stop",
+    "exited",
+    "memory_changed",
+    "register_changed",
+    "inferior_deleted",
+    "connection_removed",
 )
 """After these nothing that was read of the live machine can be relied on."""
 

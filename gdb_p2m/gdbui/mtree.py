@@ -26,9 +26,7 @@ def ram_extents(text: str) -> tuple[Extent, ...]:
         if f"AS {SYSTEM_SPACE}," not in view:
             continue
         extents = merge_extents(
-            Extent(int(first, 16), int(last, 16) + 1)
-            for first, last, kind in _RANGE.findall(view)
-            if kind in RAM_KINDS
+            Extent(int(first, 16), int(last, 16) + 1) for first, last, kind in _RANGE.findall(view) if kind in RAM_KINDS
         )
         if extents:
             return extents

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import TextIO, cast
 
 import gdb
 
@@ -32,6 +33,16 @@ class GdbStream(io.TextIOBase):
         return self._interactive
 
 
+def stdout() -> TextIO:
+    """GDB's standard output."""
+    return cast(TextIO, GdbStream(gdb.STDOUT))
+
+
+def stderr(interactive: bool = False) -> TextIO:
+    """GDB's standard error, never paged."""
+    return cast(TextIO, GdbStream(gdb.STDERR, interactive))
+
+
 def is_interactive() -> bool:
     """A person at GDB's own command line: not batch mode, a pipe or a front end."""
     terminal = sys.__stdin__ is not None and sys.__stdin__.isatty()
@@ -45,4 +56,4 @@ def progress() -> Progress:
         return no_progress
     from gdb_p2m.render.progress_bar import terminal_progress
 
-    return terminal_progress(GdbStream(gdb.STDERR, True))
+    return terminal_progress(stderr(interactive=True))

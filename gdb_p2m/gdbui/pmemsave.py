@@ -78,5 +78,3 @@ def quoted(path: str) -> str:
     if any(ord(ch) < 32 for ch in path):
         raise ValueError(f"QEMU's monitor cannot take the path {path!r}")
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-

@@ -18,9 +18,7 @@ class Machine:
     kernel, xen: files to use when a verb names none. state: of a live machine, to see whether it has run.
     """
 
-    def __init__(
-        self, source: Source, kernel: str | None = None, xen: str | None = None, state: str = ""
-    ) -> None:
+    def __init__(self, source: Source, kernel: str | None = None, xen: str | None = None, state: str = "") -> None:
         self.source = source
         self.kernel = kernel
         self.xen = xen

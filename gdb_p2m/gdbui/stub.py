@@ -72,8 +72,11 @@ class PhysicalReader:
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Bytes of each (machine address, size), all of them RAM. Raises P2mError."""
-        pieces = [(a, min(CHUNK, address + size - a)) for address, size in spans for a in
-                  range(address, address + size, CHUNK)]
+        pieces = [
+            (a, min(CHUNK, address + size - a))
+            for address, size in spans
+            for a in range(address, address + size, CHUNK)
+        ]
         parts: list[bytes] = []
         for first in range(0, len(pieces), BATCH_PACKETS):
             parts += self._batch(pieces[first : first + BATCH_PACKETS])
@@ -105,8 +108,9 @@ class PhysicalReader:
         except ValueError:
             data = b""
         if len(data) != size:
-            raise P2mError(f"QEMU's gdbstub does not read {size} bytes at machine address {address:#x}: "
-                           f"it answers {answer[:16]!r}")
+            raise P2mError(
+                f"QEMU's gdbstub does not read {size} bytes at machine address {address:#x}: it answers {answer[:16]!r}"
+            )
         return data
 
     def _mode(self) -> bytes:

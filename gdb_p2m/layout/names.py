@@ -46,6 +46,7 @@ TREE_NAMES = (
 )
 GUEST_NAMES = (
     KernelName("HYPERVISOR_shared_info", "pointer", "2.6.24", "the shared_info page", "shared-info, FLL rules"),
+    KernelName("xen_dummy_shared_info", "object", "2.6.24", "stands in for shared_info early in boot", "one check less"),
     KernelName("xen_start_info", "pointer", "2.6.24", "the start_info page", "start-info, SIF rules"),
     KernelName("machine_to_phys_mapping", "pointer", "2.6.24", "Xen's M2P", "the documented address is used"),
     KernelName("machine_to_phys_nr", "value", "3.1", "entries of the M2P", "RAM's end bounds the M2P instead"),

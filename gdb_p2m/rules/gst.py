@@ -125,7 +125,7 @@ GST_RULES = (
         "error",
         "all",
         f"{P2M_C}, p2m_set_entry(), check_outside_boundary()",
-        "p2m_get_entry() answers \"not mapped\" outside these limits without looking at the table, so a GFN mapped beyond "
+        'p2m_get_entry() answers "not mapped" outside these limits without looking at the table, so a GFN mapped beyond '
         "them is lost to Xen although the hardware translates it.",
         mapped_within_limits,
         KINDS,

@@ -154,7 +154,12 @@ def scan(view: GstageView) -> Scan:
     """Look once at every valid entry of every table."""
     pages = view.metadata.pages
     out = Scan(
-        BadEntries(), BadEntries(), BadEntries(), BadEntries(), np.zeros(len(pages.table), dtype=np.int64), SplitGroups()
+        BadEntries(),
+        BadEntries(),
+        BadEntries(),
+        BadEntries(),
+        np.zeros(len(pages.table), dtype=np.int64),
+        SplitGroups(),
     )
     for level, runs in view.leaf_runs():
         _scan_runs(view, out, level, runs)

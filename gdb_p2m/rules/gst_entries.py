@@ -58,7 +58,10 @@ def pointers_are_plain(ctx: GstContext, found: Findings) -> None:
         level = levels[bad.level[i]]
         problem = decode("riscv", bad.raw[i], level.level, level is tree.levels[-1]).problem
         found.add(
-            _where(bad, i), "an entry that the hardware accepts", _raw(bad, i), f"{_entry(bad, i)}: {problem}",
+            _where(bad, i),
+            "an entry that the hardware accepts",
+            _raw(bad, i),
+            f"{_entry(bad, i)}: {problem}",
             count=bad.count[i],
         )
     found.total += bad.lost

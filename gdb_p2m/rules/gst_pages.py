@@ -29,7 +29,9 @@ def root_is_sound(ctx: GstContext, found: Findings) -> None:
         raise NotApplicable(d.root_problem)
     found.look(3)
     if d.root_mfn is None:
-        found.add({"address": d.root}, "the page_info of 4 pages of RAM", f"{d.root:#x}", d.root_problem, space="virtual")
+        found.add(
+            {"address": d.root}, "the page_info of 4 pages of RAM", f"{d.root:#x}", d.root_problem, space="virtual"
+        )
     elif d.root_mfn % ROOT_PAGES:
         found.add(
             {"mfn": d.root_mfn},
@@ -74,12 +76,16 @@ def _hgatp(ctx: GstContext, found: Findings) -> None:
         found.look()
         if not mine:
             found.add(
-                {"mfn": ppn}, "the root of one of Xen's domains", f"hgatp {value:#x}",
+                {"mfn": ppn},
+                "the root of one of Xen's domains",
+                f"hgatp {value:#x}",
                 f"CPU {cpu}: hgatp names frame {ppn:#x}, which is the root of no domain on domain_list",
             )
         elif mode != d.mode_number:
             found.add(
-                {"mfn": ppn}, f"mode {d.mode_number}", f"hgatp {value:#x}: mode {mode}",
+                {"mfn": ppn},
+                f"mode {d.mode_number}",
+                f"hgatp {value:#x}: mode {mode}",
                 f"CPU {cpu} runs domain {d.id} with hgatp mode {mode}, but its P2M has mode {d.mode_number}",
             )
 
@@ -127,7 +133,9 @@ def pages_list(ctx: GstContext, found: Findings) -> None:
         return
     for mfn in sorted(on_list - tables - md):
         found.add(
-            {"mfn": mfn}, "a table or a metadata page of this P2M", "neither",
+            {"mfn": mfn},
+            "a table or a metadata page of this P2M",
+            "neither",
             f"frame {mfn:#x} is on p2m->pages, but it is neither a table nor a metadata page of this P2M",
         )
 

@@ -25,6 +25,8 @@ PMD_SIZE = 2 << 20
 def _sizes(ctx: RuleContext, found: Findings) -> None:
     view = ctx.linear
     per = view.width.per_page
+    if not ctx.variable("xen_p2m_addr"):
+        raise NotApplicable("dom0's entry: the kernel has not set its variables yet")
     found.look(2)
     if view.size % per:
         found.add(
@@ -129,6 +131,7 @@ def check_shared_leaves(ctx: RuleContext, found: Findings) -> None:
 
 
 def _shared_tables(ctx: RuleContext, found: Findings) -> None:
+    _ = ctx.linear
     _not_made_yet(ctx)
     for table, leaf in (("p2m_missing_pte", "p2m_missing"), ("p2m_identity_pte", "p2m_identity")):
         mfn, want = ctx.page_of(table), ctx.page_of(leaf)

@@ -110,6 +110,7 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.counters = ReadCounters()
+        self._edges: tuple[tuple[Extent, ...], FrameArray, FrameArray] | None = None
 
     @abstractmethod
     def extents(self) -> tuple[Extent, ...]:
@@ -163,16 +164,32 @@ class Source(ABC):
 
         Rows of pages that could not be read hold zeros and False in the mask: look at the mask first.
         """
-        ok = np.ones(len(mfns), dtype=bool)
-        groups = list(contiguous_groups(mfns))
+        ok = self._inside(mfns)
+        # Frames outside the source get numbers of their own, so that no group mixes them with others.
+        groups = list(contiguous_groups(np.where(ok, mfns, -2 - 2 * np.arange(len(mfns)))))
         if len(groups) == 1:
             view = self._try_run(int(mfns[0]), len(mfns))
             if view is not None:
                 return view, ok
         out = np.zeros((len(mfns), PAGE_SIZE), dtype=np.uint8)
         for first, count in groups:
-            self._fill(out, ok, mfns, first, count)
+            if ok[first]:
+                self._fill(out, ok, mfns, first, count)
         return out, ok
+
+    def _inside(self, mfns: FrameArray) -> Mask:
+        """Which frames lie wholly in the extents (and may still be filtered out there)."""
+        extents = self.extents()
+        if self._edges is None or self._edges[0] is not extents:
+            starts = np.array([-(-e.start >> PAGE_SHIFT) for e in extents], dtype=np.int64)
+            ends = np.array([e.end >> PAGE_SHIFT for e in extents], dtype=np.int64)
+            self._edges = (extents, starts, ends)
+        _, starts, ends = self._edges
+        if not len(starts):
+            return np.zeros(len(mfns), dtype=bool)
+        i = np.searchsorted(starts, mfns, side="right") - 1
+        inside: Mask = (i >= 0) & (mfns < ends[i])
+        return inside
 
     def _try_run(self, mfn: int, count: int) -> Pages | None:
         if mfn < 0:

@@ -21,7 +21,15 @@ class FakeSource(Source):
     def extents(self) -> tuple[Extent, ...]:
         return self._extents
 
-    def _read(self, address: int, size: int) -> bytes:
+    def _read(self, address: int, size: int) -> bytes | memoryview:
+        i = bisect_right(self._starts, address) - 1
+        if i >= 0 and address + size <= self._starts[i] + len(self._pieces[i][1]):
+            at = address - self._starts[i]
+            return memoryview(self._pieces[i][1])[at : at + size]
+        return self._read_across(address, size)
+
+    def _read_across(self, address: int, size: int) -> bytes:
+        """A read that crosses pieces."""
         out = bytearray()
         while len(out) < size:
             at = address + len(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from gdb_p2m.sources.base import Extent, Source
 from gdb_p2m.units import PAGE_SHIFT, FrameArray
@@ -27,6 +28,10 @@ class RecordingSource(Source):
         data = self.inner.read(address, size)
         self._touched.add((address >> PAGE_SHIFT, (address + size - 1) >> PAGE_SHIFT))
         return data
+
+    def strided_u64(self, extent: Extent, offset: int) -> npt.NDArray[np.uint64]:
+        """A scan over all of memory touches nothing: what it finds is read in the ordinary way."""
+        return self.inner.strided_u64(extent, offset)
 
     def frames(self) -> FrameArray:
         """Every frame that was read, in rising order."""

@@ -109,9 +109,11 @@ def _which_tree(
 ) -> str:
     """Which of the tree's eras, by its shared pages."""
     if "p2m_mid_missing" not in known:
-        # Two levels have no middle pages; then p2m_top is the array itself, not a pointer to it.
-        evidence.append("p2m_mid_missing is not named")
-        return TREE_TWO_LEVELS
+        # Two levels have no middle pages, and p2m_top is the page-aligned array itself, not a pointer.
+        if guest.names.require("p2m_top").address % PAGE_SIZE == 0:
+            evidence.append("p2m_mid_missing is not named, and p2m_top is itself a page")
+            return TREE_TWO_LEVELS
+        notes.append("p2m_mid_missing is not named; its page is read like any other middle page")
     if "p2m_mid_identity" in known:
         if (wrong := _mid_identity_problem(guest)) is not None:
             conflicts.append(wrong)

@@ -165,7 +165,7 @@ class M2p:
             if mapped.status[first] == Status.OK:
                 self._read_piece(int(mapped.frame[first]), first * per_page, count)
 
-    def _read_piece(self, frame: int, first: int, count: int) -> None:
+    def _read_piece(self, frame: int, first: int, count: int) -> None:#
         """One stretch of M2P pages; halves where a page cannot be read."""
         try:
             data = self.guest.source.read(frame << PAGE_SHIFT, count * PAGE_SIZE)

@@ -132,7 +132,9 @@ class FrameTable:
         offset = pointers - np.uint64(self.base)
         mfn, rest = np.divmod(offset, np.uint64(self.size))
         good = (rest == 0) & (mfn >= np.uint64(self.first)) & (mfn < np.uint64(self.end))
-        return np.where(good, mfn, np.uint64(0)).astype(np.int64) - (~good).astype(np.int64)
+        frames: FrameArray = np.where(good, mfn, np.uint64(0)).astype(np.int64)
+        frames[~good] = -1
+        return frames
 
     def read(self, mfn: int) -> PageInfo:
         """The page_info of frame `mfn`. Raises NotUnderstood (no RAM), Untranslatable or Unreadable."""

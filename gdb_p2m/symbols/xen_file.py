@@ -36,7 +36,9 @@ def open_xen_file(path: str) -> XenFile:
         )
     symtab = Symtab(elf)
     if symtab.symbol("domain_list") is None:
-        raise NotUnderstood(f"{path}: no symbol domain_list: not a Xen", hint="pass xen-syms; a kernel goes to --kernel")
+        raise NotUnderstood(
+            f"{path}: no symbol domain_list: not a Xen", hint="pass xen-syms; a kernel goes to --kernel"
+        )
     note, address = _build_id_note(elf)
     dwarf = DwarfTypes(elf) if symtab.has_dwarf else None
     return XenFile(path, symtab, dwarf, symtab.build_id, note, address)

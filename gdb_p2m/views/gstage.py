@@ -130,9 +130,7 @@ class GstageView(View):
             md_status[external] = status[inverse]
             kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
         count = np.ones(len(kinds), dtype=np.int64)
-        return LeafRuns(
-            entries.row, entries.slot, count, entries.raw, kinds, frames, external, slot_type, md_status
-        )
+        return LeafRuns(entries.row, entries.slot, count, entries.raw, kinds, frames, external, slot_type, md_status)
 
     # -- one GFN ------------------------------------------------------------------------------------------
 
@@ -140,7 +138,13 @@ class GstageView(View):
         t = Trace(self.name, number)
         d = self.domain
         t.step("domain", d.id, self._machine(d.address), None, f"struct domain at {d.address:#x}, p2m at {d.p2m:#x}")
-        t.step("root", None, self.root_mfn << PAGE_SHIFT, d.root, f"page_info of frame {self.root_mfn:#x}, {self.mode.name}")
+        t.step(
+            "root",
+            None,
+            self.root_mfn << PAGE_SHIFT,
+            d.root,
+            f"page_info of frame {self.root_mfn:#x}, {self.mode.name}",
+        )
         for level in self.tree.levels:
             row = level.row_of(number)
             assert row is not None, "a pointer to a table made this row"
@@ -159,7 +163,9 @@ class GstageView(View):
         if status in (TableStatus.OUTSIDE, TableStatus.SHARED):
             t.step(name, slot, address, None, TABLE_PROBLEMS[status])
             above = self._parent_address(level, row)
-            t.decide(Kind.CORRUPT, None, above, "pointer to a table", f"{name} table {mfn:#x}: {TABLE_PROBLEMS[status]}")
+            t.decide(
+                Kind.CORRUPT, None, above, "pointer to a table", f"{name} table {mfn:#x}: {TABLE_PROBLEMS[status]}"
+            )
             return True
         try:
             raw = self.source.read_u64(address)
@@ -184,9 +190,7 @@ class GstageView(View):
         self, t: Trace, level: TableLevel, row: int, slot: int, raw: int, address: int, problem: str
     ) -> None:
         name = f"{level.level.name} entry"
-        kinds, frames = self.types.kinds(
-            np.array([raw], dtype=np.uint64), level.level, level is self.tree.levels[-1]
-        )
+        kinds, frames = self.types.kinds(np.array([raw], dtype=np.uint64), level.level, level is self.tree.levels[-1])
         kind = int(kinds[0])
         if kind == EXTERNAL:
             self._trace_metadata(t, level, row, slot, int(frames[0]))
@@ -271,9 +275,7 @@ class GstageView(View):
             saved += leaves * tables_saved
             lines.append(StorageCount(f"leaves of order {order}", leaves, "entries", gfns))
         own = int(np.count_nonzero(md.mfn >= 0))
-        foreign = sum(
-            n for k, n in mapping.totals().items() if k in (Kind.MAP_FOREIGN_RW, Kind.MAP_FOREIGN_RO)
-        )
+        foreign = sum(n for k, n in mapping.totals().items() if k in (Kind.MAP_FOREIGN_RW, Kind.MAP_FOREIGN_RO))
         lines.append(StorageCount("metadata pages", own, "pages", foreign))
         tables = sum(int(np.count_nonzero(lv.status == TableStatus.OK)) for lv in levels)
         used = (tables + len(np.unique(md.mfn[md.mfn >= 0]))) * PAGE_SIZE

@@ -99,7 +99,8 @@ class LeafReader:
     def _external(self, raw: U64Array) -> BoolArray:
         """Valid entries whose RSW says p2m_ext_storage."""
         rsw = (raw >> np.uint64(pt.RISCV_RSW_SHIFT)) & np.uint64(3)
-        return ((raw & np.uint64(pt.RISCV_V)) != 0) & (rsw == np.uint64(self.types.external))
+        found: BoolArray = ((raw & np.uint64(pt.RISCV_V)) != 0) & (rsw == np.uint64(self.types.external))
+        return found
 
     def _mark(self, entries: U64Array, first: BoolArray) -> None:
         """Where a run begins: at every table, and where an entry does not continue the one before.
@@ -123,9 +124,7 @@ class LeafReader:
             at = np.flatnonzero(first)
             at = at[at % _SLOTS != 0]
             here, before = flat[at], flat[at - 1]
-            goes_on = ((here & NO_AD) - (before & NO_AD) == PPN_STEP) | (
-                ((here | before) & np.uint64(pt.RISCV_V)) == 0
-            )
+            goes_on = ((here & NO_AD) - (before & NO_AD) == PPN_STEP) | (((here | before) & np.uint64(pt.RISCV_V)) == 0)
             first.reshape(-1)[at[goes_on]] = False
 
 

@@ -86,6 +86,11 @@ class Types:
         kinds = np.where(good, self.by_rsw[rsw], np.uint8(Kind.CORRUPT))
         return kinds, dec.frame
 
+    def external_leaves(self, raw: U64Array, level: Level, last: bool) -> BoolArray:
+        """Which entries of one table are valid leaves of external type."""
+        found: BoolArray = ((raw & np.uint64(pt.RISCV_V)) != 0) & (self.kinds(raw, level, last)[0] == EXTERNAL)
+        return found
+
     def slot_kinds(self, values: U64Array) -> KindArray:
         """Kinds of metadata slots of live external leaves."""
         kinds: KindArray = self.by_slot[np.minimum(values, np.uint64(255)).astype(np.uint8)]

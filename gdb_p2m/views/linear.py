@@ -12,20 +12,19 @@ from functools import cached_property
 
 import numpy as np
 
-from gdb_p2m.errors import NotFound, NotUnderstood, P2mError, Unreadable, Untranslatable
+from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.entries import decode_array
 from gdb_p2m.spaces.radix import Slots, Status, table_page
+from gdb_p2m.structures.p2m_list import p2m_list
 from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, U64Array
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
 from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
 
-MAX_LIST_PFNS = 1 << 33
-"""32 TiB: more than Linux PV can ever have (MAX_PHYSMEM_BITS 46 would be 2^34, Xen stops at 16 TiB)."""
 NOT_YET = Mfn(-2)
 """Frame of a shared page that does not exist yet; equal to no frame of a list page."""
 
@@ -56,21 +55,9 @@ class LinearView(View):
         self.guest = guest
         self.width = guest.width
         self.progress = progress
-        self.base = guest.variable("xen_p2m_addr")
-        self.size = guest.variable("xen_p2m_size")
-        self.max_pfn = guest.variable("xen_max_p2m_pfn") if guest.has("xen_max_p2m_pfn") else self.size
-        self.limit = max(self.width.max_p2m_pfn, min(self.size, MAX_LIST_PFNS))
-        self._check_sanity()
-
-    def _check_sanity(self) -> None:
-        where = f"xen_p2m_addr = {self.base:#x}, xen_p2m_size = {self.size:#x}"
-        if self.base == 0 or self.size == 0:
-            raise NotUnderstood(
-                f"the linear list is not set up: {where}",
-                hint="early in boot the list does not exist yet; is this the right kernel's symbol table?",
-            )
-        if self.size > MAX_LIST_PFNS or self.base + self.size * self.width.bytes > 1 << 64:
-            raise NotUnderstood(f"the linear list cannot be that large: {where}")
+        self.place = p2m_list(guest)
+        self.base, self.size, self.max_pfn = self.place.base, self.place.size, self.place.max_pfn
+        self.limit = max(self.width.max_p2m_pfn, self.size)
 
     @cached_property
     def missing_frame(self) -> Mfn:
@@ -160,6 +147,12 @@ class LinearView(View):
         dirty = dirty_slots(self.guest.source, self.width, shared)
         add_leaves(builder, self.guest.source, self.width, self.backing, self.pages.frame, 0, self.progress, dirty)
         end = len(self.backing) * self.width.per_page
+        if self.size < end:
+            # The builder's list ends inside a page; what follows there is not part of it.
+            part = builder.build().clip(0, self.size)
+            builder = MappingBuilder(self.name, self.limit)
+            builder.add_runs(part.start, part.count, part.kind, part.frame)
+            end = self.size
         # Past the list: room for extra memory is missing, beyond the capacity all is identity
         # (get_phys_to_machine; documented-layout: "Rules of the kernel's own readers").
         extra = max(min(self.max_pfn, self.limit), end)
@@ -172,9 +165,8 @@ class LinearView(View):
 
     def trace(self, number: int) -> Trace:
         t = Trace(self.name, number)
-        for name, value in (("xen_p2m_addr", self.base), ("xen_p2m_size", self.size)):
-            symbol = self.guest.names.require(name)
-            t.step(name, None, self._machine(symbol.address), value, f"variable at {symbol.address:#x}")
+        for name, address, value, meaning in self.place.read:
+            t.step(name, None, address, value, meaning)
         if number >= self.size:
             return self._past_the_list(t, number)
         va = self.base + number * self.width.bytes
@@ -198,7 +190,8 @@ class LinearView(View):
 
     def _past_the_list(self, t: Trace, number: int) -> Trace:
         kind = Kind.MISSING if number < self.max_pfn else Kind.IDENTITY
-        text = f"PFN {number:#x} lies past xen_p2m_size; xen_max_p2m_pfn is {self.max_pfn:#x}"
+        room = "" if self.max_pfn >> 62 else f"; xen_max_p2m_pfn is {self.max_pfn:#x}"
+        text = f"PFN {number:#x} lies past the list's {self.size:#x} entries{room}"
         t.step("limit", None, None, None, text)
         return t.decide(kind, None, None, "past the end of the list")
 
@@ -212,12 +205,6 @@ class LinearView(View):
         shown = f"{kind.word}" + (f", MFN {frame:#x}" if frame is not None else "")
         t.step("entry", number % self.width.per_page, address, raw, reason or shown)
         return t.decide(kind, frame, address, "P2M entry", reason)
-
-    def _machine(self, address: int) -> int | None:
-        try:
-            return self.guest.space.translate(address)
-        except Untranslatable:
-            return None
 
     @cached_property
     def _frame_names(self) -> dict[int, str]:

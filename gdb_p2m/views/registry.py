@@ -39,7 +39,11 @@ class Views:
         if name is None:
             return self.own()
         if name not in self.factories:
-            what = f"a {self.domain.kind} domain has no view {name}" if name in VIEW_NAMES else f"no view is called {name!r}"
+            what = (
+                f"a {self.domain.kind} domain has no view {name}"
+                if name in VIEW_NAMES
+                else f"no view is called {name!r}"
+            )
             raise UsageError(what, hint=f"views: {', '.join(self.factories)}")
         if name not in self._made:
             try:

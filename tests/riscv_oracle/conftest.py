@@ -12,6 +12,11 @@ MEMORY = {"sv39x4": "2G"}
 """1 GiB leaves of RAM need 2 GiB; one variant with them is enough."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker of this folder."""
+    config.addinivalue_line("markers", "riscv: boots a RISC-V machine under QEMU")
+
+
 def built(variant: str) -> Program:
     """The program, or a skip."""
     try:
