@@ -56,7 +56,9 @@ def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
     common.add_argument(
         "--json", dest="format", action="store_const", const="json", help="same as --format json"
     )
-    common.add_argument("-o", "--output", metavar="FILE", default="-", help="write there (default -: stdout)")
+    # A verb that makes a file of its own takes --output for that file; its report goes to stdout.
+    if not verb.writes_output:
+        common.add_argument("-o", "--output", metavar="FILE", default="-", help="write there (default -: stdout)")
     return parser
 
 
@@ -158,7 +160,7 @@ def timing_text(target: object) -> str:
 def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
     text = rendered(report, args.format)
-    if args.output == "-":
+    if args.output == "-" or report.made_output:
         out.write(text)
     else:
         try:

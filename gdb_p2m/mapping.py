@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.units import FrameArray, KindArray
 
 
@@ -55,6 +56,8 @@ RISCV_KINDS = (
     Kind.UNREADABLE,
     Kind.CORRUPT,
 )
+MAX_RUNS = 1 << 25
+"""Frames of 128 GiB without two neighbours; more are only there when few pages are used many times."""
 _HAS_FRAME = np.array([k in _WITH_FRAME for k in Kind], dtype=bool)
 
 
@@ -197,6 +200,7 @@ class MappingBuilder:
     _parts: list[tuple[FrameArray, FrameArray, KindArray, FrameArray, npt.NDArray[np.uint8] | None]] = field(
         default_factory=list
     )
+    _held: int = 0
 
     def add(self, start: int, count: int, kind: Kind, frame: int = -1, order: int | None = None) -> None:
         """One run of one kind; nothing for count 0."""
@@ -221,7 +225,17 @@ class MappingBuilder:
     ) -> None:
         """Many runs at once, same meaning as the arrays of Mapping."""
         if len(start):
+            self.require_room(len(start))
+            self._held += len(start)
             self._parts.append((start, count, kind, frame, order))
+
+    def require_room(self, runs: int) -> None:
+        """Raise NotUnderstood when `runs` more are too many: memory must stay bounded, whatever a dump claims."""
+        if self._held + runs > MAX_RUNS:
+            raise NotUnderstood(
+                f"view {self.view} falls into more than {MAX_RUNS:,} runs: its pages are no P2M",
+                hint="`check` says what is wrong with them",
+            )
 
     def build(self) -> Mapping:
         """The finished mapping; parts may have been added in any order."""

@@ -45,12 +45,14 @@ class Report:
     """What a verb found. data: the JSON document; blocks: the same for people, in order.
 
     extra: format name -> text, for formats that are no plain view of data (csv, sarif, junit).
+    made_output: the verb wrote --output itself, so the report belongs on stdout.
     """
 
     data: dict[str, Any]
     blocks: list[Block] = field(default_factory=list)
     exit_code: int = 0
     extra: dict[str, Callable[[], str]] = field(default_factory=dict)
+    made_output: bool = False
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", align: str = "") -> None:
         """Append a table."""
@@ -123,7 +125,8 @@ class Verb:
 
     name, summary (one line), description (for --help), example (arguments after the verb and the
     dump). uses: what it needs, "target" or "nothing". damaged_ok: answers even when the dump is known
-    to be damaged, because it reports the damage. formats: values of --format.
+    to be damaged, because it reports the damage. formats: values of --format. writes_output: --output is
+    the file that the verb itself makes, and its report goes to stdout.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Verb:
     uses: Literal["target", "nothing"] = "target"
     damaged_ok: bool = False
     formats: tuple[str, ...] = ("text", "json")
+    writes_output: bool = False
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:

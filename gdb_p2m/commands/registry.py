@@ -11,6 +11,7 @@ from gdb_p2m.commands import (
     lookup,
     m2p,
     map,
+    model,
     page_info,
     remap,
     rules,
@@ -38,5 +39,6 @@ VERBS: tuple[Verb, ...] = (
     check.VERB,
     rules.VERB,
     excerpt.VERB,
+    model.VERB,
 )
 BY_NAME = {v.name: v for v in VERBS}

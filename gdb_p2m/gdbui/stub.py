@@ -27,6 +27,7 @@ BATCH_PACKETS = 128
 SUPPORTED = "qqemu.Supported"
 QUERY_MODE = "qqemu.PhyMemMode"
 SET_MODE = "Qqemu.PhyMemMode:"
+MODES = (b"0", b"1")
 ATTEMPTS = 6
 
 
@@ -57,11 +58,18 @@ def is_qemu_system(stub: Stub) -> bool:
 
 
 def resynchronise(stub: Stub) -> None:
-    """Read away answers that an interrupted exchange left behind, so that none is taken for another's."""
+    """After an interrupted exchange: make sure that answers belong to questions again. Raises P2mError.
+
+    GDB drops a late answer when it comes before the acknowledgement of the next packet. When a packet was sent
+    twice, because QEMU stood still for longer than `remotetimeout`, all answers are one behind for good.
+    """
     for _ in range(ATTEMPTS):
-        if stub.packet(SUPPORTED).startswith(b"sstepbits"):
+        if stub.packet(SUPPORTED).startswith(b"sstepbits") and stub.packet(QUERY_MODE) in MODES:
             return
-    raise P2mError("QEMU's gdbstub answers out of step", hint="`disconnect`, then `target remote` again")
+    raise P2mError(
+        "QEMU's gdbstub answers out of step: what it says belongs to earlier questions",
+        hint="`disconnect`, then `target remote` again",
+    )
 
 
 class PhysicalReader:
@@ -88,18 +96,25 @@ class PhysicalReader:
         return out
 
     def _batch(self, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
+        for _ in range(2):
+            data = self._try_batch(pieces)
+            if data is not None:
+                return data
+        raise P2mError("QEMU's gdbstub answers out of step", hint="`disconnect`, then `target remote` again")
+
+    def _try_batch(self, pieces: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """None when the answers may not have belonged to the questions."""
+        in_step = False
         with interrupts_held():
             before = self._mode()
-            clean = False
+            data: list[bytes] | None = None
             try:
                 if before != b"1":
                     self._set_mode(b"1")
                 data = [self._piece(address, size) for address, size in pieces]
-                clean = True
             finally:
-                if not clean or before != b"1":
-                    self._restore(before, clean)
-        return data
+                in_step = self._restore(before, data is not None)
+        return data if in_step else None
 
     def _piece(self, address: int, size: int) -> bytes:
         answer = self.stub.packet(f"m{address:x},{size:x}")
@@ -116,7 +131,10 @@ class PhysicalReader:
     def _mode(self) -> bytes:
         """b"0" or b"1"."""
         answer = self.stub.packet(QUERY_MODE)
-        if answer not in (b"0", b"1"):
+        if answer and answer not in MODES:
+            resynchronise(self.stub)
+            answer = self.stub.packet(QUERY_MODE)
+        if answer not in MODES:
             raise NotSupported(
                 f"this gdbstub has no physical memory mode: it answers {answer[:16]!r} to {QUERY_MODE}",
                 hint="QEMU 4.1 or newer, as a whole machine; else take a dump and `p2m open` it",
@@ -128,21 +146,26 @@ class PhysicalReader:
         if answer != b"OK":
             raise NotSupported(f"QEMU's gdbstub does not set its physical memory mode: {answer[:16]!r}")
 
-    def _restore(self, mode: bytes, clean: bool) -> None:
-        """Put the mode back, whatever happened before. SIGINT waits, but one may be on its way already."""
-        interrupted = False
+    def _restore(self, mode: bytes, clean: bool) -> bool:
+        """Put the mode back, whatever happened before; whether all answers were in step until then.
+
+        clean: all went well so far. Then the answer to this exchange, which no read gives, proves it. SIGINT
+        waits, but one may be on its way already.
+        """
+        in_step, interrupted = clean, False
         trouble: P2mError | None = None
         for _ in range(ATTEMPTS):
             try:
-                if not clean:
+                if not in_step:
                     resynchronise(self.stub)
-                self._set_mode(mode)
-                trouble = None
-                break
+                if self._put_back(mode):
+                    trouble = None
+                    break
+                in_step = False
             except KeyboardInterrupt:
-                interrupted, clean = True, False
+                interrupted, in_step = True, False
             except P2mError as e:
-                trouble, clean = e, False
+                trouble, in_step = e, False
         if trouble is not None:
             raise P2mError(
                 f"QEMU may have been left in physical memory mode: {trouble.message}",
@@ -150,6 +173,12 @@ class PhysicalReader:
             )
         if interrupted:
             raise KeyboardInterrupt
+        return in_step
+
+    def _put_back(self, mode: bytes) -> bool:
+        if mode == b"1":  # it was on: only ask
+            return self.stub.packet(QUERY_MODE) == mode
+        return self.stub.packet(SET_MODE + mode.decode()) == b"OK"
 
 
 class CountingStub:

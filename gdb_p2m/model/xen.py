@@ -89,17 +89,16 @@ def make_xen(d: Description) -> Xen:
 
 
 def _enough_ram(d: Description, entry: int) -> int:
-    """RAM for the guest, a quarter MiB per GiB for the rest, and Xen, in whole 2 MiB."""
+    """RAM for the guest, its foreign frames and Xen, in whole 2 MiB. The M2P covers itself too."""
     frames = LOW_FRAMES + d.nr_pages + 2 * LARGE_FRAMES
     if d.first_mfn is not None:
         frames = max(frames, d.first_mfn + d.nr_pages + 2 * LARGE_FRAMES)
     for f in d.foreign:
         frames = max(frames, f.mfn + f.count + 2 * LARGE_FRAMES)
-    while True:
-        total = frames + _m2p_frames(frames, entry) + 2 * LARGE_FRAMES
-        if _m2p_frames(total, entry) == _m2p_frames(frames, entry):
-            return -(-total // LARGE_FRAMES) * LARGE_FRAMES * PAGE_SIZE
-        frames += LARGE_FRAMES
+    total = 0
+    while (need := frames + _m2p_frames(total, entry) + 2 * LARGE_FRAMES) > total:
+        total = -(-need // LARGE_FRAMES) * LARGE_FRAMES
+    return total * PAGE_SIZE
 
 
 def make_frames(d: Description, xen: Xen) -> Frames:

@@ -171,6 +171,10 @@ class Source(ABC):
             view = self._try_run(int(mfns[0]), len(mfns))
             if view is not None:
                 return view, ok
+        elif len(groups) > len(mfns) // 2 and len(unique := np.unique(mfns)) < len(mfns) // 2:
+            pages, readable = self.read_pages(unique)
+            which = np.searchsorted(unique, mfns)
+            return pages[which], readable[which]
         out = np.zeros((len(mfns), PAGE_SIZE), dtype=np.uint8)
         for first, count in groups:
             if ok[first]:

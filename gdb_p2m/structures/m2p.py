@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
-from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
+from gdb_p2m.errors import NotFound, P2mError, Unreadable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.pagetables import X86_PSE
 from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
@@ -165,23 +166,31 @@ class M2p:
             if mapped.status[first] == Status.OK:
                 self._read_piece(int(mapped.frame[first]), first * per_page, count)
 
-    def _read_piece(self, frame: int, first: int, count: int) -> None:#
-        """One stretch of M2P pages; halves where a page cannot be read."""
+    def _read_piece(self, frame: int, first: int, count: int) -> None:
+        """One stretch of M2P pages, in one view when all can be read, else what can be read of it."""
         try:
             data = self.guest.source.read(frame << PAGE_SHIFT, count * PAGE_SIZE)
-        except (Unreadable, Untranslatable):
-            if count > 1:
-                half = count // 2
-                per_page = PAGE_SIZE // self.entry_bytes
-                self._read_piece(frame, first, half)
-                self._read_piece(frame + half, first + half * per_page, count - half)
-            else:
-                self._unread += min(PAGE_SIZE // self.entry_bytes, self.limit - first)
-            return
-        if self.entry_bytes == 8:
-            words = np.frombuffer(data, dtype="<u8")
+        except Unreadable:
+            self._read_rest(np.arange(frame, frame + count), first)
         else:
-            words = np.frombuffer(data, dtype="<i4").astype(np.int64).view(np.uint64)
+            self._add_piece(first, np.frombuffer(data, dtype=np.uint8))
+
+    def _read_rest(self, frames: FrameArray, first: int) -> None:
+        per_page = PAGE_SIZE // self.entry_bytes
+        for part, pages, ok in self.guest.source.iter_pages(frames):
+            at = first + part.start * per_page
+            lost = np.flatnonzero(~ok)
+            ends = np.minimum(at + (lost + 1) * per_page, self.limit)
+            self._unread += int((ends - (at + lost * per_page)).sum())
+            edges = np.flatnonzero(np.diff(np.concatenate(([False], ok, [False])).astype(np.int8)))
+            for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+                self._add_piece(at + a * per_page, pages[a:b].reshape(-1))
+
+    def _add_piece(self, first: int, data: npt.NDArray[np.uint8]) -> None:
+        if self.entry_bytes == 8:
+            words = data.view("<u8")
+        else:
+            words = data.view("<i4").astype(np.int64).view(np.uint64)
         self._pieces.append((first, words[: self.limit - first]))
 
 

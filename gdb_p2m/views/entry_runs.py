@@ -48,21 +48,20 @@ def entry_runs(entries: U64Array, first_pfn: int, width: EntryWidth) -> Runs:
         found = found[(step[found] != 0) | (entries[found + 1] != invalid)]
     starts = np.concatenate((np.zeros(1, dtype=np.int64), found + 1))
     ends = np.concatenate((starts[1:], np.array([len(entries)], dtype=np.int64)))
-    starts, ends = _split_at_flag_changes(entries, starts, ends, width)
+    starts, ends = _split_at_changes_of_kind(entries, starts, ends, width)
     kinds, frames = _kinds(entries[starts], starts + first_pfn, width)
-    # A run may also grow past the width of physical addresses.
-    too_high = (frames >= 0) & (frames + (ends - starts) > 1 << MAX_MFN_BITS)
-    kinds[too_high] = Kind.CORRUPT
-    frames[too_high] = -1
     return starts + first_pfn, ends - starts, kinds, frames
 
 
-def _split_at_flag_changes(
+def _split_at_changes_of_kind(
     entries: U64Array, starts: FrameArray, ends: FrameArray, width: EntryWidth
 ) -> tuple[FrameArray, FrameArray]:
-    """Rising runs that cross into the flag bits or into all ones are cut there (hostile input only)."""
+    """Rising runs that leave the physical addresses, cross flag bits or reach all ones are cut there.
+
+    Hostile input only; what changes the kind changes a bit above the highest frame number.
+    """
     first, last = entries[starts], entries[ends - 1]
-    shift = np.uint64(width.bits - 2)
+    shift = np.uint64(min(width.bits - 2, MAX_MFN_BITS))
     crosses = (first >> shift) != (last >> shift)
     crosses |= (last == np.uint64(width.invalid)) & (first != last)
     if not crosses.any():

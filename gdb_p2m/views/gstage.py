@@ -20,7 +20,7 @@ from gdb_p2m.spaces.entries import Pointee, decode
 from gdb_p2m.structures.page_info import FrameTable
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View
-from gdb_p2m.views.gstage_leaves import LeafReader, LeafRuns, bad_table_kind, external_kinds
+from gdb_p2m.views.gstage_leaves import LeafReader, LeafRuns, bad_table_kind, external_kinds, frames_of
 from gdb_p2m.views.gstage_tables import TableLevel, TableStatus, TableTree, read_tree
 from gdb_p2m.views.gstage_types import EXTERNAL, HAS_FRAME, UNKNOWN_TYPES, MdStatus, Metadata, Types
 from gdb_p2m.xen_riscv import RiscvDomain
@@ -119,7 +119,7 @@ class GstageView(View):
     def _upper_runs(self, index: int) -> LeafRuns:
         """Superpages and malformed entries of one level above the last, each a run of its own."""
         level, entries = self.tree.levels[index], self.tree.upper[index]
-        kinds, frames = self.types.kinds(entries.raw, level.level, False)
+        kinds, frames = self.types.kinds(entries.raw, level.level, False), frames_of(entries.raw)
         external = kinds == EXTERNAL
         slot_type = np.zeros(len(kinds), dtype=np.uint64)
         md_status = np.zeros(len(kinds), dtype=np.uint8)
@@ -190,10 +190,10 @@ class GstageView(View):
         self, t: Trace, level: TableLevel, row: int, slot: int, raw: int, address: int, problem: str
     ) -> None:
         name = f"{level.level.name} entry"
-        kinds, frames = self.types.kinds(np.array([raw], dtype=np.uint64), level.level, level is self.tree.levels[-1])
-        kind = int(kinds[0])
+        kinds = self.types.kinds(np.array([raw], dtype=np.uint64), level.level, level is self.tree.levels[-1])
+        kind, frame = int(kinds[0]), (raw & pt.RISCV_PPN_MASK) >> pt.RISCV_PPN_SHIFT
         if kind == EXTERNAL:
-            self._trace_metadata(t, level, row, slot, int(frames[0]))
+            self._trace_metadata(t, level, row, slot, frame)
             return
         if kind == Kind.CORRUPT:
             why = problem or ("N (Svnapot) is set, which Xen does not use" if raw & pt.RISCV_N else "")
@@ -205,7 +205,7 @@ class GstageView(View):
             t.decide(Kind.INVALID, None, address, name, "the entry is valid but its type is p2m_invalid")
             return
         inside = t.number & ((1 << level.order) - 1)
-        t.decide(Kind(kind), int(frames[0]) + inside, address, name)
+        t.decide(Kind(kind), frame + inside, address, name)
 
     def _trace_metadata(self, t: Trace, level: TableLevel, row: int, slot: int, frame: int) -> None:
         """page_info of the table -> v.md.pg -> metadata page -> slot."""

@@ -17,8 +17,10 @@ from gdb_p2m.units import FrameArray, KindArray, U64Array
 from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus
 from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metadata, Types
 
-BATCH = 256
-"""Tables per step: 1 MiB of entries, which stays in the second-level cache."""
+BATCH = 2048
+"""Tables per step: 8 MiB of entries."""
+SLICE = 128
+"""Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
 PPN_STEP = np.uint64(1 << pt.RISCV_PPN_SHIFT)
 NO_AD = np.uint64(((1 << 64) - 1) ^ (pt.RISCV_A | pt.RISCV_D))
 ABOVE_PPN = np.uint64(54)
@@ -52,8 +54,9 @@ class LeafReader:
         self.types = types
         self.metadata = metadata
         self.level = level
-        self._step = np.empty((BATCH, _SLOTS - 1), dtype=np.uint64)
-        self._first = np.ones((BATCH, _SLOTS), dtype=bool)
+        self._step = np.empty(SLICE * _SLOTS, dtype=np.uint64)
+        self._plain = np.empty(SLICE * _SLOTS, dtype=np.uint64)
+        self._first = np.ones(BATCH * _SLOTS, dtype=bool)
 
     def runs(self, source: Source, progress: Progress = no_progress) -> Iterator[LeafRuns]:
         """The runs of all tables. Tables that cannot be read get the status UNREADABLE in the level."""
@@ -68,24 +71,22 @@ class LeafReader:
                     level.status[rows[~ok]] = TableStatus.UNREADABLE
                     rows, entries = rows[ok], np.ascontiguousarray(entries[ok])
                 if len(rows):
-                    yield self._batch(rows, entries)
+                    yield self._batch(rows, entries.reshape(-1))
                 step(a + len(rows))
 
     def _batch(self, rows: FrameArray, entries: U64Array) -> LeafRuns:
-        first = self._first[: len(rows)]
+        first = self._first[: len(entries)]
         self._mark(entries, first)
         at, count, raw = _runs(entries, first)
-        external = self._external(raw)
-        wanted = np.unique(at[external] // _SLOTS)
+        kinds = self.types.kinds(raw, self.level.level, True)
+        wanted = np.unique(at[kinds == EXTERNAL] // _SLOTS)
         values: U64Array | None = None
         if len(wanted):
             values, status = self.metadata.types_of(self.level.mfn[rows[wanted]])
-            first[wanted, 1:] |= values[:, 1:] != values[:, :-1]
+            first.reshape(-1, _SLOTS)[wanted, 1:] |= values[:, 1:] != values[:, :-1]
             at, count, raw = _runs(entries, first)
-        valid = (raw & np.uint64(pt.RISCV_V)) != 0
-        at, count, raw = at[valid], count[valid], raw[valid]
+            kinds = self.types.kinds(raw, self.level.level, True)
         table, slot = at // _SLOTS, at % _SLOTS
-        kinds, frames = self.types.kinds(raw, self.level.level, True)
         external = kinds == EXTERNAL
         slot_type = np.zeros(len(raw), dtype=np.uint64)
         md_status = np.zeros(len(raw), dtype=np.uint8)
@@ -94,55 +95,70 @@ class LeafReader:
             slot_type[external] = values[mine, slot[external]]
             md_status[external] = status[mine]
             kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
-        return LeafRuns(rows[table], slot, count, raw, kinds, frames, external, slot_type, md_status)
-
-    def _external(self, raw: U64Array) -> BoolArray:
-        """Valid entries whose RSW says p2m_ext_storage."""
-        rsw = (raw >> np.uint64(pt.RISCV_RSW_SHIFT)) & np.uint64(3)
-        found: BoolArray = ((raw & np.uint64(pt.RISCV_V)) != 0) & (rsw == np.uint64(self.types.external))
-        return found
+        return LeafRuns(rows[table], slot, count, raw, kinds, frames_of(raw), external, slot_type, md_status)
 
     def _mark(self, entries: U64Array, first: BoolArray) -> None:
         """Where a run begins: at every table, and where an entry does not continue the one before.
 
-        It continues when it differs by one frame and perhaps in A and D, or when both are invalid.
+        It continues when it differs by one frame and perhaps in A and D, or when both are invalid. Done in
+        slices that stay in the second-level cache.
         """
-        n = len(entries)
-        step = self._step[:n]
-        np.subtract(entries[:, 1:], entries[:, :-1], out=step)
-        first[:, 0] = True
-        np.not_equal(step, PPN_STEP, out=first[:, 1:])
-        breaks = int(np.count_nonzero(first)) - n
-        if breaks > n * _SLOTS // 8:
-            valid = entries & np.uint64(pt.RISCV_V)
-            plain = (entries & NO_AD) * valid
-            np.subtract(plain[:, 1:], plain[:, :-1], out=step)
-            np.not_equal(step, PPN_STEP, out=first[:, 1:])
-            first[:, 1:] &= (valid[:, 1:] | valid[:, :-1]) != 0
-        elif breaks:
-            flat = entries.reshape(-1)
-            at = np.flatnonzero(first)
-            at = at[at % _SLOTS != 0]
-            here, before = flat[at], flat[at - 1]
-            goes_on = ((here & NO_AD) - (before & NO_AD) == PPN_STEP) | (((here | before) & np.uint64(pt.RISCV_V)) == 0)
-            first.reshape(-1)[at[goes_on]] = False
+        size = SLICE * _SLOTS
+        for a in range(0, len(entries), size):
+            part, out = entries[a : a + size], first[a : a + size]
+            step = self._step[: len(part) - 1]
+            np.subtract(part[1:], part[:-1], out=step)
+            np.not_equal(step, PPN_STEP, out=out[1:])
+            breaks = int(np.count_nonzero(out[1:]))
+            if breaks > len(part) // 8:
+                self._mark_plain(part, out)
+            elif breaks:
+                at = np.flatnonzero(out[1:]) + 1
+                here, before = part[at], part[at - 1]
+                goes_on = (here & NO_AD) - (before & NO_AD) == PPN_STEP
+                goes_on |= ((here | before) & np.uint64(pt.RISCV_V)) == 0
+                out[at[goes_on]] = False
+        first[::_SLOTS] = True
+
+    def _mark_plain(self, part: U64Array, out: BoolArray) -> None:
+        """The same with A and D masked and invalid entries as zeros: for slices with many breaks."""
+        plain, step = self._plain[: len(part)], self._step[: len(part)]
+        np.bitwise_and(part, NO_AD, out=plain)
+        np.bitwise_and(part, np.uint64(pt.RISCV_V), out=step)
+        np.multiply(plain, step, out=plain)
+        step = self._step[: len(part) - 1]
+        np.subtract(plain[1:], plain[:-1], out=step)
+        np.not_equal(step, PPN_STEP, out=out[1:])
+        np.bitwise_or(plain[1:], plain[:-1], out=step)
+        np.logical_and(out[1:], step, out=out[1:])
 
 
 def _runs(entries: U64Array, first: BoolArray) -> tuple[FrameArray, FrameArray, U64Array]:
-    """(flat index, count, first entry) of each run. Runs whose frame number overflows are cut there."""
-    flat = entries.reshape(-1)
-    at = np.flatnonzero(first)
-    count = np.diff(at, append=len(flat))
-    raw = flat[at]
-    crosses = (raw >> ABOVE_PPN) != (flat[at + count - 1] >> ABOVE_PPN)
-    if (crosses & ((raw & np.uint64(pt.RISCV_V)) != 0)).any():
-        # Hostile: a PPN of all ones, and one more carries into the reserved bits.
-        high = entries >> ABOVE_PPN
-        first[:, 1:] |= high[:, 1:] != high[:, :-1]
-        at = np.flatnonzero(first)
-        count = np.diff(at, append=len(flat))
-        raw = flat[at]
+    """(index, count, first entry) of each run of valid entries. Runs whose frame number overflows are cut there."""
+    at, count, raw = _cut(entries, first)
+    crosses = (raw >> ABOVE_PPN) != (entries[at + count - 1] >> ABOVE_PPN)
+    if crosses.any():  # hostile: a PPN of all ones, and one more carries into the reserved bits
+        first[1:] |= (entries[1:] >> ABOVE_PPN) != (entries[:-1] >> ABOVE_PPN)
+        at, count, raw = _cut(entries, first)
     return at, count, raw
+
+
+def _cut(entries: U64Array, first: BoolArray) -> tuple[FrameArray, FrameArray, U64Array]:
+    at = np.flatnonzero(first)
+    raw = entries[at]
+    count = np.empty(len(at), dtype=np.int64)
+    np.subtract(at[1:], at[:-1], out=count[:-1])
+    count[-1] = len(entries) - at[-1]
+    valid = (raw & np.uint64(pt.RISCV_V)) != 0
+    if valid.all():
+        return at, count, raw
+    return at[valid], count[valid], raw[valid]
+
+
+def frames_of(raw: U64Array) -> FrameArray:
+    """PPN of entries."""
+    frames: FrameArray = ((raw & np.uint64(pt.RISCV_PPN_MASK)) >> np.uint64(pt.RISCV_PPN_SHIFT)).astype(np.int64)
+    return frames
 
 
 def external_kinds(types: Types, values: U64Array, status: npt.NDArray[np.uint8]) -> KindArray:

@@ -6,7 +6,7 @@ what backs it; this module turns that into runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 
 import numpy as np
@@ -15,10 +15,14 @@ import numpy.typing as npt
 from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
-from gdb_p2m.sources.base import Source
+from gdb_p2m.sources.base import BATCH_PAGES, Source
 from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import FrameArray
 from gdb_p2m.views.entry_runs import entry_runs
+
+
+REPEATED = 8
+"""Slots in a row that one page backs before it is worth looking at that page once for all."""
 
 
 class Backing(IntEnum):
@@ -91,11 +95,49 @@ def add_leaves(
                 else:
                     builder.add(pfn, (b - a) * width.per_page, _KIND_OF[what])
                 continue
-            for part, pages, ok in source.iter_pages(frames[a:b]):
-                at = pfn + part.start * width.per_page
-                _add_batch(builder, width, pages, ok, at)
-                done += part.stop - part.start
+            for c, d, repeated in _pieces(frames[a:b]):
+                at = pfn + c * width.per_page
+                if repeated:
+                    _add_repeated(builder, source, width, int(frames[a + c]), at, d - c)
+                else:
+                    _add_private(builder, source, width, frames[a + c : a + d], at)
+                done += d - c
                 step(done)
+
+
+def _pieces(frames: FrameArray) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether all are the same frame) of stretches of at most BATCH_PAGES, or of one frame."""
+    edges = np.concatenate(([0], np.flatnonzero(frames[1:] != frames[:-1]) + 1, [len(frames)]))
+    long = np.flatnonzero(np.diff(edges) >= REPEATED)
+    at = 0
+    for i in [*long.tolist(), None]:
+        stop = len(frames) if i is None else int(edges[i])
+        for a in range(at, stop, BATCH_PAGES):
+            yield a, min(a + BATCH_PAGES, stop), False
+        if i is not None:
+            at = int(edges[i + 1])
+            yield stop, at, True
+
+
+def _add_private(
+    builder: MappingBuilder, source: Source, width: EntryWidth, frames: FrameArray, first_pfn: int
+) -> None:
+    pages, ok = source.read_pages(frames)
+    _add_batch(builder, width, pages, ok, first_pfn)
+
+
+def _add_repeated(
+    builder: MappingBuilder, source: Source, width: EntryWidth, mfn: int, pfn: int, slots: int
+) -> None:
+    """`slots` times the same page, read once: a shared page that is not known by name, mostly."""
+    pages, ok = source.read_pages(np.array([mfn], dtype=np.int64))
+    words = words_of(pages, width)[0]
+    if not ok[0] or (words == np.uint64(width.invalid)).all():
+        builder.add(pfn, slots * width.per_page, Kind.MISSING if ok[0] else Kind.UNREADABLE)
+        return
+    for first in range(0, slots, BATCH_PAGES):
+        entries = np.tile(words, min(BATCH_PAGES, slots - first))
+        builder.add_runs(*entry_runs(entries, pfn + first * width.per_page, width))
 
 
 def _add_dirty(
@@ -103,6 +145,7 @@ def _add_dirty(
 ) -> None:
     """`slots` times the same shared page, of which the `bad` entries are corrupt."""
     edges = np.concatenate(([0], np.flatnonzero(bad[1:] != bad[:-1]) + 1))
+    builder.require_room(slots * len(edges))
     counts = np.diff(np.concatenate((edges, [width.per_page])))
     kinds = np.where(bad[edges], np.uint8(Kind.CORRUPT), np.uint8(kind)).astype(np.uint8)
     starts = (pfn + np.arange(slots)[:, None] * width.per_page + edges).reshape(-1)

@@ -34,8 +34,8 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guest_machine() -> Iterator[Machine]:
-    """The first variant with a guest running."""
+    """The first variant with a guest running; it takes a whole CPU, so not for longer than needed."""
     with Machine(built("sv39x4"), memory="256M", guest=True) as running:
         yield running

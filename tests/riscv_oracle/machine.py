@@ -8,8 +8,10 @@ with Machine(build("sv39x4"), memory="2G") as machine:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -29,6 +31,7 @@ QEMU_VARIABLE = "GDB_P2M_QEMU_RISCV"
 MAILBOX = 0x80100000
 MAILBOX_GUEST = 1
 CPU = "rv64,h=true,svpbmt=true"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PORT_TAKEN = "Address already in use"
 
 
@@ -150,7 +153,12 @@ class Machine:
         ]
         with (self._directory / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
             )
 
     def _wait(self) -> bool:
@@ -180,6 +188,11 @@ class Machine:
     def _failed(self, what: str) -> MachineError:
         tail = "\n".join(f"    {line}" for line in self.uart.splitlines()[-12:])
         return MachineError(f"{self.program.variant}: {what}\n  QEMU: {self._log().strip()}\n  UART:\n{tail}")
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed has no time to call stop(), and a guest would count for ever."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

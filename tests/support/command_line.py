@@ -13,7 +13,6 @@ from typing import Any
 
 from gdb_p2m.cli import EXIT_INPUT, EXIT_USAGE, run
 from gdb_p2m.errors import P2mError, UsageError
-
 from support.places import ROOT
 
 

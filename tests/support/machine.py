@@ -25,7 +25,6 @@ from gdb_p2m.structures.xen_pages import shared_info, start_info
 from gdb_p2m.target import Target
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.registry import Views
-
 from support.places import Truth
 
 

@@ -1,0 +1,108 @@
+"""Verb `model`: build a guest from a description, perhaps with a fault, as a dump to take apart."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
+from gdb_p2m.errors import P2mError, UsageError
+from gdb_p2m.units import human_size
+
+STAGES = ("initial", "planned", "final")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("description", nargs="?", metavar="DESCRIPTION", help="text file (docs/model.md)")
+    parser.add_argument("-o", "--output", metavar="DUMP", default=None, help="the dump to write")
+    parser.add_argument("--fault", metavar="ID", help="build this fault in: a fault's id, or a rule's (its first fault)")
+    parser.add_argument("--stage", choices=STAGES, help="stop the boot there (default: as the description says)")
+    parser.add_argument("--faults", action="store_true", help="list the faults and the rules that they break")
+    parser.add_argument("--force", action="store_true", help="overwrite DUMP when it is there")
+
+
+def run(ctx: Context, args: argparse.Namespace) -> Report:
+    """List faults, or build and write."""
+    if args.faults:
+        return _list_faults()
+    if args.description is None or args.output is None:
+        raise UsageError("model needs a DESCRIPTION and -o DUMP", hint="ready ones are in fixtures/models/; docs/model.md")
+    if os.path.exists(args.output) and not args.force:
+        raise UsageError(f"{args.output} is there already", hint="choose another name or use --force")
+    return _build(args)
+
+
+def _build(args: argparse.Namespace) -> Report:
+    from gdb_p2m.model.build import build
+    from gdb_p2m.model.description import parse
+
+    description = parse(_text_of(args.description), args.description)
+    machine = build(description, _fault_id(args.fault), args.stage)
+    try:
+        machine.write_elf(args.output)
+    except OSError as e:
+        raise P2mError(f"{args.output}: cannot be written: {e.strerror}") from None
+    size = os.stat(args.output)
+    broken = machine.broken
+    data: dict[str, Any] = {
+        "schema": "gdb-p2m/model/1",
+        "description": args.description,
+        "out": args.output,
+        "bytes": size.st_size,
+        "bytes_on_disk": size.st_blocks * 512,
+        "fault": None if broken is None else {"id": broken.fault, "rule": broken.rule, "what": broken.what},
+    }
+    report = Report(data, made_output=True)
+    report.text(
+        f"{args.output}: {description.name}, {human_size(size.st_size)} ({human_size(size.st_blocks * 512)} on disk)"
+    )
+    if broken is not None:
+        where = "".join(f", {k} {hexa(v)}" for k, v in (("PFN", broken.pfn), ("address", broken.address)) if v is not None)
+        report.text(f"Fault {broken.fault}: {broken.what}{where}. Rule {broken.rule} should find it.")
+    return report
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(1 << 20)
+    except OSError as e:
+        raise P2mError(f"{path}: cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise P2mError(f"{path}: not a description (it is not text)", hint="docs/model.md shows the format") from None
+
+
+def _fault_id(name: str | None) -> str | None:
+    """A fault's id as given, or the first fault of the rule of that name."""
+    if name is None:
+        return None
+    from gdb_p2m.model.faults import FAULTS
+
+    return next((f.id for f in FAULTS if name == f.id), None) or next(
+        (f.id for f in FAULTS if f.rule == name.upper()), name
+    )
+
+
+def _list_faults() -> Report:
+    from gdb_p2m.model.faults import FAULTS
+
+    rows: list[list[Cell]] = [[f.id, f.rule, f.title, f.example] for f in FAULTS]
+    faults = [{"id": f.id, "rule": f.rule, "title": f.title, "example": f.example} for f in FAULTS]
+    report = Report({"schema": "gdb-p2m/model-faults/1", "faults": faults}, made_output=True)
+    report.table(["fault", "rule", "what it breaks", "try it with fixtures/models/"], rows)
+    return report
+
+
+VERB = Verb(
+    "model",
+    "build a guest from a description, healthy or broken, as a dump",
+    "The model does what the documents say the kernel does, and writes the resulting machine as an ELF core that all "
+    "other verbs read. With --fault it breaks one thing, for a rule to find.",
+    "fixtures/models/documentation-example.model -o guest.core",
+    configure,
+    run,
+    uses="nothing",
+    writes_output=True,
+)

@@ -1,0 +1,74 @@
+"""The bytes of a dump file by file offset, whatever is around them: a mapped file, or one behind a flattened stream."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from abc import ABC, abstractmethod
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from gdb_p2m.errors import NotUnderstood
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Content(ABC):
+    """`size` bytes that can be read anywhere. whole: all of them as one array when the file is mapped, else None."""
+
+    size: int
+    whole: Bytes | None = None
+    problems: list[tuple[int, str]]
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.problems = []
+
+    def read(self, offset: int, size: int) -> memoryview | bytes:
+        """Exactly `size` bytes. Raises NotUnderstood when they do not all lie inside the file."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise NotUnderstood(
+                f"{self.path}: file offset {offset:#x} + {size:#x} lies past the file's end {self.size:#x}",
+                hint="is the file truncated? compare its size with the original",
+            )
+        return self._read(offset, size)
+
+    @abstractmethod
+    def _read(self, offset: int, size: int) -> memoryview | bytes:
+        """Bytes that lie inside."""
+
+    def array(self, offset: int, count: int, dtype: npt.DTypeLike) -> npt.NDArray[np.void]:
+        """`count` records of `dtype`: a view where the file is mapped. Raises NotUnderstood."""
+        size = np.dtype(dtype).itemsize * count
+        records: npt.NDArray[np.void] = np.frombuffer(self.read(offset, size), dtype=dtype)
+        return records
+
+    def bytes_at(self, offset: int, size: int) -> Bytes:
+        """`size` bytes as an array. Raises NotUnderstood."""
+        return np.frombuffer(self.read(offset, size), dtype=np.uint8)
+
+    def close(self) -> None:  # noqa: B027 - not every content has something to release
+        """Release the file; reading afterwards is an error of the caller."""
+
+
+class MappedContent(Content):
+    """A file, mapped. The file is closed with it."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        super().__init__(path)
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+        # An empty file cannot be mapped.
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        self.whole = np.frombuffer(self._map, dtype=np.uint8) if self._map else np.zeros(0, np.uint8)
+        self._view = memoryview(self._map) if self._map else memoryview(b"")
+
+    def _read(self, offset: int, size: int) -> memoryview:
+        return self._view[offset : offset + size]
+
+    def close(self) -> None:
+        self.whole = np.zeros(0, np.uint8)
+        self._view = memoryview(b"")
+        self._file.close()
