@@ -5,7 +5,6 @@ Facts: QEMU target/i386/arch_dump.c (CPU notes), dump/dump.c (PT_LOADs by machin
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gdb_p2m.model.memory import Memory
-from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
+from gdb_p2m.model.memory import Memory, Rows
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray
 
 EM_X86_64 = 62
 PRSTATUS_SIZE_X86_64 = 336
@@ -91,30 +90,25 @@ def write_core(
         head += _PHDR.pack(1, 0, offset, 0, s.start, size, size, 0)
     with open(path, "w+b") as file:
         file.write(head + blob)
+        file.flush()
         file.truncate(end)
-        if end > data_at:
-            with mmap.mmap(file.fileno(), end) as view:
-                _fill(np.frombuffer(view, dtype=np.uint8), memory, parts, offsets)
+        for s, offset in zip(parts, offsets, strict=True):
+            if s.content is not None:
+                os.pwrite(file.fileno(), s.content, offset)
+        plain = [(s, o) for s, o in zip(parts, offsets, strict=True) if s.content is None]
+        for frames, rows in memory.stored():
+            for s, offset in plain:
+                _put(file.fileno(), frames, rows, s, offset)
 
 
-def _fill(file: np.ndarray[tuple[int], np.dtype[np.uint8]], memory: Memory, parts: list[Segment], offsets: list[int]) -> None:
-    """Copy what is stored into the mapped file."""
-    plain = [(s.start >> PAGE_SHIFT, s.end >> PAGE_SHIFT, o) for s, o in zip(parts, offsets, strict=True) if s.content is None]
-    for frames, rows in memory.stored():
-        for first, end, offset in plain:
-            pages = file[offset : offset + ((end - first) << PAGE_SHIFT)].reshape(-1, PAGE_SIZE)
-            inside = (frames >= first) & (frames < end)
-            if inside.all():
-                _put(pages, frames - first, rows)
-            elif inside.any():
-                _put(pages, frames[inside] - first, rows[inside])
-    for s, offset in zip(parts, offsets, strict=True):
-        if s.content is not None:
-            file[offset : offset + len(s.content)] = np.frombuffer(s.content, dtype=np.uint8)
-
-
-def _put(pages: np.ndarray[tuple[int, int], np.dtype[np.uint8]], at: np.ndarray[tuple[int], np.dtype[np.int64]], rows: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
-    if len(at) and int(at[-1]) - int(at[0]) == len(at) - 1 and bool((np.diff(at) == 1).all()):
-        pages[int(at[0]) : int(at[-1]) + 1] = rows
-    else:
-        pages[at] = rows
+def _put(file: int, frames: FrameArray, rows: Rows, segment: Segment, offset: int) -> None:
+    """Write the rows whose frames lie in `segment`, neighbours in one call."""
+    first, end = segment.start >> PAGE_SHIFT, segment.end >> PAGE_SHIFT
+    inside = (frames >= first) & (frames < end)
+    if not inside.any():
+        return
+    if not inside.all():
+        frames, rows = frames[inside], rows[inside]
+    edges = np.flatnonzero(np.diff(frames) != 1) + 1
+    for a, b in zip([0, *edges.tolist()], [*edges.tolist(), len(frames)], strict=True):
+        os.pwrite(file, rows[a:b].data, offset + ((int(frames[a]) - first) << PAGE_SHIFT))

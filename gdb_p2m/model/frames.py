@@ -63,7 +63,9 @@ class Scatter:
 
     def _mix(self, x: U64Array) -> U64Array:
         for factor, addend in zip(self.factors, self.addends, strict=True):
-            x = (x * np.uint64(factor) + np.uint64(addend)) & self.mask
+            x = x * np.uint64(factor)
+            x += np.uint64(addend)
+            x &= self.mask
             x ^= x >> self.shift
         return x
 
@@ -72,7 +74,9 @@ class Scatter:
         for factor, addend in zip(reversed(self.factors), reversed(self.addends), strict=True):
             x = x ^ (x >> self.shift)
             inverse = np.uint64(pow(factor, -1, modulus))
-            x = ((x + np.uint64(modulus - addend)) * inverse) & self.mask
+            x += np.uint64(modulus - addend)
+            x *= inverse
+            x &= self.mask
         return x
 
 
@@ -96,6 +100,9 @@ class Pool:
 
     def index(self, frames: FrameArray) -> FrameArray:
         """Positions of `frames`, -1 for frames outside the pool."""
+        if len(self.ranges) == 1:
+            only = frames - self._firsts[0]
+            return np.where((only >= 0) & (only < self.size), only, -1)
         which = np.searchsorted(self._firsts, frames, side="right") - 1
         at = self._begins[which] + (frames - self._firsts[which])
         inside = (which >= 0) & (at < self._ends[which])
@@ -139,9 +146,12 @@ class Frames:
         elif self._scatter is None:
             pfns = np.where(index >= 0, self.pool.size - 1 - index, -1)
         else:
-            pfns = np.full(len(frames), -1, dtype=np.int64)
             inside = index >= 0
-            pfns[inside] = self._scatter.backward(index[inside])
+            if inside.all():
+                pfns = self._scatter.backward(index)
+            else:
+                pfns = np.full(len(frames), -1, dtype=np.int64)
+                pfns[inside] = self._scatter.backward(index[inside])
         return np.where((pfns >= 0) & (pfns < self.count), pfns, -1)
 
     def stretches(self, start: int, end: int) -> tuple[FrameArray, FrameArray]:

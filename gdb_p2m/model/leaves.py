@@ -81,7 +81,7 @@ class LeafRows:
             a, b = max(int(self.starts[i]), first), min(int(self.ends[i]), end)
             pfn = int(self.pages[a]) * per
             words = self.p2m.entries(pfn, pfn + (b - a) * per, self.frames, self.width)
-            raw = words.astype("<u8" if self.width.bits == 64 else "<u4")
+            raw = words if self.width.bits == 64 else words.astype("<u4")
             out[a - first : b - first] = raw.view(np.uint8).reshape(b - a, PAGE_SIZE)
             i += 1
         return out

@@ -8,7 +8,6 @@ import numpy as np
 
 from gdb_p2m.layout.pagetables import X86_FRAME_MASK
 from gdb_p2m.layout.x86_pv import (
-    INVALID_M2P_ENTRY,
     LINEAR_PT_SLOT,
     M2P_VA_64,
     MACH2PHYS_VIRT_START_PAE,
@@ -125,15 +124,15 @@ def put_m2p(xen: Xen, memory: Memory, p2m: PieceMap, frames: Frames, waiting: li
 
     def rows(first: int, last: int) -> Rows:
         mfns = np.arange(first * per, last * per, dtype=np.int64)
-        owner = np.full(len(mfns), -1, dtype=np.int64)
-        inside = mfns < total
-        owner[inside] = frames.owners(mfns[inside])
-        which = np.searchsorted(base, owner, side="right") - 1
-        mine = (owner >= 0) & (which >= 0) & (owner < end[which])
-        values = np.full(len(mfns), INVALID_M2P_ENTRY, dtype=np.uint64)
-        values[mine] = (owner[mine] - base[which[mine]] + pfn[which[mine]]).view(np.uint64)
-        values = values.astype("<u8") if xen.m2p_entry == 8 else values.astype("<u4")
-        return values.view(np.uint8).reshape(last - first, PAGE_SIZE)
+        owner = frames.owners(mfns)
+        owner[max(0, total - first * per) :] = -1
+        which = np.searchsorted(base, owner, side="right") - 1 if len(base) > 1 else np.zeros(1, dtype=np.int64)
+        mine = (owner >= base[which]) & (owner < end[which])
+        # The slot that stands for "no piece" is -1: what it names is not `mine`.
+        pfns = owner + (pfn - base)[which]
+        values = np.where(mine, pfns, -1).view(np.uint64)
+        narrow = values if xen.m2p_entry == 8 else values.astype("<u4")
+        return narrow.view(np.uint8).reshape(last - first, PAGE_SIZE)
 
     memory.add_block(np.arange(xen.m2p_first, xen.m2p_first + xen.m2p_frames, dtype=np.int64), rows)
 

@@ -134,6 +134,10 @@ class RuleContext(DomainContext):
         self.m2p = m2p
         self.recorded_chain = recorded_chain
 
+    def view(self, name: str) -> View:
+        """View `name`; CannotCheck when it cannot be made."""
+        return or_cannot(lambda: self.views.get(name))
+
     @cached_property
     def linear(self) -> LinearView:
         """The linear view; NotApplicable in other eras."""

@@ -11,9 +11,11 @@ from gdb_p2m.rules.lin import LIN_RULES
 from gdb_p2m.rules.m2p import M2P_RULES
 from gdb_p2m.rules.rmp import RMP_RULES
 from gdb_p2m.rules.sif import SIF_RULES
+from gdb_p2m.rules.tre import TRE_RULES
 
 CATALOGUE: tuple[Rule, ...] = (
     *ENT_RULES,
+    *TRE_RULES,
     *LIN_RULES,
     *FLL_RULES,
     *M2P_RULES,

@@ -10,6 +10,7 @@ from gdb_p2m.errors import Unreadable
 from gdb_p2m.layout.pagetables import X86_FRAME_MASK, X86_PRESENT
 from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
+from gdb_p2m.rules.slots import stretches, uniform_slots
 from gdb_p2m.spaces.radix import Status, table_page
 from gdb_p2m.spaces.words import words_of
 from gdb_p2m.structures.stage import is_virtual_area
@@ -23,28 +24,31 @@ PMD_SIZE = 2 << 20
 
 
 def _sizes(ctx: RuleContext, found: Findings) -> None:
-    view = ctx.linear
-    per = view.width.per_page
-    if not ctx.variable("xen_p2m_addr"):
+    # The variables, not the view: what they say may be so wrong that there is no view.
+    if not ctx.guest.has("xen_p2m_addr"):
+        raise NotApplicable("the guest has no linear list (Linux 3.19 on)")
+    base = ctx.variable("xen_p2m_addr")
+    if not base:
         raise NotApplicable("dom0's entry: the kernel has not set its variables yet")
+    size, width = ctx.variable("xen_p2m_size"), ctx.guest.width
     found.look(2)
-    if view.size % per:
+    if not size or size % width.per_page or base + size * width.bytes > 1 << width.bits:
         found.add(
-            {"value": view.size},
-            f"a multiple of {per}",
-            f"{view.size:#x}",
-            f"xen_p2m_size {view.size:#x} is no multiple of P2M_PER_PAGE {per}",
+            {"value": size},
+            f"a multiple of {width.per_page} that fits in above xen_p2m_addr",
+            f"{size:#x}",
+            f"xen_p2m_size {size:#x} cannot be the entries of a list at {base:#x}, in pages of {width.per_page}",
             space="none",
         )
-    if view.base % PAGE_SIZE:
+    if base % PAGE_SIZE:
         found.add(
-            {"address": view.base},
+            {"address": base},
             "a page-aligned list",
-            f"{view.base:#x}",
-            f"xen_p2m_addr {view.base:#x} is not page-aligned",
+            f"{base:#x}",
+            f"xen_p2m_addr {base:#x} is not page-aligned",
             space="virtual",
         )
-    ordered = [("xen_p2m_size", view.size)]
+    ordered = [("xen_p2m_size", size)]
     if ctx.guest.has("xen_p2m_last_pfn"):
         ordered.insert(0, ("xen_p2m_last_pfn", ctx.variable("xen_p2m_last_pfn")))
     if ctx.guest.has("xen_max_p2m_pfn"):
@@ -66,7 +70,7 @@ def _all_mapped(ctx: RuleContext, found: Findings) -> None:
     status, per = view.pages.status, view.width.per_page
     found.look(int(np.count_nonzero(status != Status.UNREADABLE)))
     bad = (status == Status.ABSENT) | (status == Status.MALFORMED)
-    for a, b in _stretches(bad):
+    for a, b in stretches(bad):
         va = view.base + a * PAGE_SIZE
         found.add(
             {"pfn": a * per, "count": (b - a) * per, "address": va},
@@ -84,12 +88,6 @@ def _unread_list_pages(view: LinearView, found: Findings) -> None:
     lost = int(np.count_nonzero(view.pages.status == Status.UNREADABLE))
     if lost:
         found.could_not_read(f"page tables of {lost:,} pages of the list are not in the dump")
-
-
-def _stretches(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[tuple[int, int]]:
-    """(start, end) of every stretch of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _shared_hold_invalid(ctx: RuleContext, found: Findings) -> None:
@@ -159,7 +157,7 @@ def _shared_read_only(ctx: RuleContext, found: Findings) -> None:
     shared = (view.backing == Backing.MISSING) | (view.backing == Backing.IDENTITY)
     found.look(int(np.count_nonzero(shared)))
     _unread_list_pages(view, found)
-    for a, b in _stretches(shared & view.pages.writable):
+    for a, b in stretches(shared & view.pages.writable):
         name = "p2m_missing" if view.backing[a] == Backing.MISSING else "p2m_identity"
         found.add(
             {"pfn": a * per, "count": (b - a) * per, "address": view.base + a * PAGE_SIZE},
@@ -237,17 +235,9 @@ def _replaceable(ctx: RuleContext, found: Findings) -> None:
     per = view.width.per_page
     private = view.backing == Backing.PRIVATE
     found.look(int(np.count_nonzero(private)))
-    m = ctx.mapping
-    unread_pfns(m, found)
+    unread_pfns(ctx.mapping, found)
     for kind in (Kind.MISSING, Kind.IDENTITY):
-        uniform = np.zeros(len(private) + 1, dtype=np.int64)
-        these = m.kind == kind
-        first = -(-m.start[these] // per)
-        last = (m.start[these] + m.count[these]) // per
-        whole = (last > first) & (first < len(private))
-        np.add.at(uniform, first[whole], 1)
-        np.add.at(uniform, np.minimum(last[whole], len(private)), -1)
-        for a, b in _stretches(private & (np.cumsum(uniform[:-1]) > 0)):
+        for a, b in stretches(private & uniform_slots(ctx.mapping, kind, len(private), per)):
             found.add(
                 {"pfn": a * per, "count": (b - a) * per},
                 f"p2m_{kind.word}",

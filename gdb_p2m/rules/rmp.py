@@ -14,7 +14,7 @@ from gdb_p2m.structures.remap_verify import verify_chain
 SOURCE = "Linux arch/x86/xen/setup.c, xen_remap_memory(); xen: Delay remapping memory of pv-domain (3.19)"
 
 
-def _chain(ctx: RuleContext) -> Chain:
+def _chain(ctx: RuleContext, found: Findings) -> Chain:
     """The chain while it is there; NotApplicable before it is planned and after it was used."""
     try:
         chain = read_chain(ctx.guest)
@@ -26,11 +26,13 @@ def _chain(ctx: RuleContext) -> Chain:
         raise NotApplicable("remapping is done, the chain was freed with init data")
     if chain.state == "empty":
         raise NotApplicable("the chain is empty: nothing to remap, or all of it was remapped")
+    if chain.unread:
+        found.could_not_read(chain.end)
     return chain
 
 
 def _own_page(ctx: RuleContext, found: Findings) -> None:
-    for c in _chain(ctx).chunks:
+    for c in _chain(ctx, found).chunks:
         if not len(c.mfns):
             continue
         found.look()
@@ -45,7 +47,7 @@ def _own_page(ctx: RuleContext, found: Findings) -> None:
 
 def _sizes(ctx: RuleContext, found: Findings) -> None:
     most = remap_size(ctx.guest)
-    for c in _chain(ctx).chunks:
+    for c in _chain(ctx, found).chunks:
         found.look()
         if not 1 <= c.size <= most:
             found.add(
@@ -57,9 +59,9 @@ def _sizes(ctx: RuleContext, found: Findings) -> None:
 
 
 def _ends(ctx: RuleContext, found: Findings) -> None:
-    chain = _chain(ctx)
+    chain = _chain(ctx, found)
     found.look(len(chain.chunks) + 1)
-    if chain.end:
+    if chain.end and not chain.unread:
         at = chain.chunks[-1].address if chain.chunks else chain.head_address or 0
         found.add(
             {"address": at},
@@ -70,7 +72,7 @@ def _ends(ctx: RuleContext, found: Findings) -> None:
 
 
 def _no_overlap(ctx: RuleContext, found: Findings) -> None:
-    chain = _chain(ctx)
+    chain = _chain(ctx, found)
     mfns = np.concatenate([c.mfns for c in chain.chunks]) if chain.chunks else np.zeros(0, dtype=np.int64)
     found.look(len(mfns))
     ordered = np.sort(mfns)
@@ -91,7 +93,7 @@ def _no_overlap(ctx: RuleContext, found: Findings) -> None:
 
 def _not_yet_moved(ctx: RuleContext, found: Findings) -> None:
     """Targets missing, sources identity; where a frame comes from is what M2P still says."""
-    chain = _chain(ctx)
+    chain = _chain(ctx, found)
     mapping = ctx.mapping
     for c in chain.chunks:
         start, count = int(c.target_pfn), len(c.mfns)

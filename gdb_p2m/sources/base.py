@@ -50,13 +50,49 @@ class Note:
     desc: bytes
 
 
+@dataclass(frozen=True)
+class CoreTable:
+    """`.xen_p2m` of `xl dump-core`: PFN and MFN of each page of the domain, sorted by PFN, without doubles.
+
+    index: position of each pair in the section, offset: file offset of the section (None in excerpts, which
+    keep the pairs only). entries: elements of the section, with padding.
+    """
+
+    pfn: FrameArray
+    mfn: FrameArray
+    index: FrameArray | None
+    offset: int | None
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class XenCrash:
+    """XEN_ELFNOTE_CRASH_INFO: what Xen left about itself. The texts are given as machine addresses.
+
+    xen_phys_start: machine address (None: the note has none). frame_list_list: MFN of dom0's, as noted: 0 or all
+    ones when there is none.
+    """
+
+    major: int
+    minor: int
+    extra_version: int
+    changeset: int
+    compiler: int
+    compile_date: int
+    compile_time: int
+    tainted: int
+    xen_phys_start: int | None = None
+    frame_list_list: int | None = None
+
+
 @dataclass
 class SourceInfo:
     """What `identify` says of a source.
 
     format: "ELF vmcore"...; writer: who wrote it, with the evidence; loses: what the format does not
     hold, one sentence each. problems: contradictions found while opening (rule DMP-001), as
-    (machine or file position, message). original: for excerpts, what the whole dump held.
+    (machine or file position, message). original: for excerpts and filtered ELF dumps, what the whole dump
+    held. core_table: for cores of one domain. xen_crash: for dumps of a crashed Xen.
     """
 
     format: str
@@ -69,6 +105,8 @@ class SourceInfo:
     problems: list[tuple[int, str]] = field(default_factory=list)
     live: bool = False
     original: tuple[Extent, ...] | None = None
+    core_table: CoreTable | None = None
+    xen_crash: XenCrash | None = None
 
 
 @dataclass
@@ -103,6 +141,18 @@ def contiguous_groups(mfns: FrameArray) -> Iterator[tuple[int, int]]:
         yield a, b - a
 
 
+def frames_below(frames: FrameArray, starts: FrameArray, ends: FrameArray) -> FrameArray:
+    """For each of `frames`: how many frames of the sorted stretches starts..ends-1 lie below it."""
+    if not len(starts):
+        return np.zeros(len(frames), dtype=np.int64)
+    before = np.concatenate(([0], np.cumsum(ends - starts)))
+    i = np.searchsorted(starts, frames, "right") - 1
+    own = np.maximum(i, 0)
+    inside = np.minimum(frames, ends[own]) - starts[own]
+    held: FrameArray = np.where(i >= 0, before[own] + inside, 0)
+    return held
+
+
 class Source(ABC):
     """Machine memory. Subclasses give `info`, `extents` and `_read`; the rest stands on them."""
 
@@ -126,6 +176,21 @@ class Source(ABC):
     def missing_reason(self, address: int) -> str:
         """Why `address` cannot be read, for messages."""
         return "not in the dump"
+
+    def audit(self) -> list[tuple[int, str]]:
+        """Contradictions that are too costly to look for at opening (rule DMP-001), like SourceInfo.problems."""
+        return []
+
+    def frames_below(self, frames: FrameArray) -> FrameArray:
+        """For each of `frames`: how many frames below it the dump says it holds. Without reading any page.
+
+        An excerpt answers for its original, a format with filtered pages leaves those out.
+        """
+        extents = self.machine_extents()
+        whole = [(-(-e.start // PAGE_SIZE), e.end // PAGE_SIZE) for e in extents]
+        starts = np.array([a for a, b in whole if a < b], dtype=np.int64)
+        ends = np.array([b for a, b in whole if a < b], dtype=np.int64)
+        return frames_below(frames, starts, ends)
 
     def end(self) -> int:
         """Machine address after the last byte that this source holds; 0 for none."""

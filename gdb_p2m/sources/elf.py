@@ -1,198 +1,256 @@
-"""ELF cores whose PT_LOADs carry machine addresses: QEMU's dump-guest-memory, /proc/vmcore, excerpts.
+"""ELF cores whose PT_LOADs carry machine addresses: QEMU's dump-guest-memory, /proc/vmcore, makedumpfile -E, excerpts.
 
-Reads are slices of the mapped file. The layout of the notes: QEMU target/i386/arch_dump.c
-(QEMUCPUState, use its size field), Xen public/elfnote.h; seen in dumps of QEMU 7.2.
+Reads are slices of the mapped file. Segments may overlap (QEMU's `-p` writes one for each stretch of the guest's
+page tables, thousands of them over the same memory); where they do, they are cut into stretches that do not.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
 import struct
 from bisect import bisect_right
-from itertools import pairwise
-from typing import Any, BinaryIO
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from gdb_p2m.errors import NotUnderstood, Unreadable
-from gdb_p2m.sources.base import CpuState, Extent, Note, Source, SourceInfo, merge_extents
+from gdb_p2m.errors import NotSupported, NotUnderstood, Unreadable
+from gdb_p2m.sources.base import Extent, Source, SourceInfo, merge_extents
+from gdb_p2m.sources.content import Content
+from gdb_p2m.sources.flattened import FlattenedContent
+from gdb_p2m.sources.notes import EXCERPT_NOTE, add_notes, describe_notes
 from gdb_p2m.units import PAGE_SIZE
 
-QEMU_CR3_OFFSET = 416
-QEMU_RIP_OFFSET = 136
-XEN_ELFNOTE_CRASH_REGS = 0x1000002
-XEN_ELFNOTE_CRASH_INFO = 0x1000001
-EXCERPT_NOTE = "GDB-P2M"
+__all__ = ["EXCERPT_NOTE", "ElfHeader", "ElfSource", "read_elf_header"]
+
 MAX_NOTE_BYTES = 64 << 20
-MACHINES = {62: "x86-64", 3: "i386", 243: "RISC-V 64", 183: "AArch64"}
+MAX_SEGMENTS = 1 << 22
+MAX_COMPARED = 1 << 30
+"""Bytes of overlapping segments that are compared at opening."""
+MAX_PROBLEMS = 64
+MACHINES = {62: "x86-64", 3: "i386", 243: "riscv64", 183: "aarch64"}
+TYPES = {0: "none", 1: "relocatable", 2: "executable", 3: "shared object"}
+ET_CORE, PT_LOAD, PT_NOTE, PN_XNUM = 4, 1, 4, 0xFFFF
+PHDR_64 = np.dtype(
+    [(n, "<u4") for n in ("type", "flags")]
+    + [(n, "<u8") for n in ("offset", "vaddr", "paddr", "filesz", "memsz", "align")]
+)
+PHDR_32 = np.dtype([(n, "<u4") for n in ("type", "offset", "vaddr", "paddr", "filesz", "memsz", "flags", "align")])
+Columns = dict[str, npt.NDArray[np.int64]]
+FAR = (1 << 63) - 1
+"""Addresses and offsets from here on are no memory: nothing has 8 EiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElfHeader:
+    """What the file header says. wide: ELFCLASS64."""
+
+    wide: bool
+    type: int
+    machine: str
+    phoff: int
+    phnum: int
+    shoff: int
+    shnum: int
+    shstrndx: int
+
+
+def read_elf_header(content: Content) -> ElfHeader:
+    """The file header. Raises NotUnderstood, NotSupported."""
+    try:
+        ident = bytes(content.read(0, 16))
+        if ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise NotUnderstood(f"class {ident[4]}, data encoding {ident[5]}")
+        if ident[5] == 2:
+            raise NotSupported(f"{content.path}: a big-endian ELF file; x86 and RISC-V are little-endian")
+        wide = ident[4] == 2
+        code = "<HHIQQQIHHHHHH" if wide else "<HHIIIIIHHHHHH"
+        fields = struct.unpack(code, content.read(16, struct.calcsize(code)))
+        kind, machine, _, _, phoff, shoff, _, _, phentsize, phnum, shentsize, shnum, shstrndx = fields
+        if phnum and phentsize != (56 if wide else 32):
+            raise NotUnderstood(f"program headers of {phentsize} bytes")
+        if shnum and shentsize != (64 if wide else 40):
+            raise NotUnderstood(f"section headers of {shentsize} bytes")
+        if phnum == PN_XNUM and shoff:
+            # More than e_phnum can say: the count is in sh_info of section 0 (ELF gABI, PN_XNUM).
+            at = shoff + (44 if wide else 28)
+            (phnum,) = struct.unpack("<I", content.read(at, 4))
+    except (NotUnderstood, struct.error) as e:
+        why = e.message if isinstance(e, NotUnderstood) else str(e)
+        raise NotUnderstood(
+            f"{content.path}: the ELF headers cannot be read ({why})",
+            hint="is the file truncated? compare its size with the original",
+        ) from None
+    return ElfHeader(wide, kind, MACHINES.get(machine, f"ELF {machine}"), phoff, phnum, shoff, shnum, shstrndx)
 
 
 class ElfSource(Source):
-    """One ELF core file, mapped. `segments` are (machine start, machine end, file offset), sorted."""
+    """One ELF core file. `segments` are (machine start, machine end, file offset), sorted, without overlaps."""
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
+    def __init__(self, content: Content, path: str) -> None:
         super().__init__()
         self._path = path
-        self._file = file
-        size = os.fstat(file.fileno()).st_size
-        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
-        self._bytes = np.frombuffer(self._map, dtype=np.uint8) if self._map else np.zeros(0, np.uint8)
-        self._view = memoryview(self._map) if self._map else memoryview(b"")
-        self.info = SourceInfo("ELF vmcore", "unknown", path, "unknown")
-        self.segments = self._load(size)
+        self._content = content
+        packed = "flattened " if isinstance(content, FlattenedContent) else ""
+        self.info = SourceInfo(f"{packed}ELF vmcore", "unknown", path, "unknown")
+        self.info.problems += content.problems
+        self._left_out: tuple[Extent, ...] = ()
+        self.segments = self._load()
         self._starts = [s[0] for s in self.segments]
         self._extents = merge_extents(Extent(s, e) for s, e, _ in self.segments)
 
-    def _load(self, size: int) -> list[tuple[int, int, int]]:
-        from elftools.common.exceptions import ELFError
-        from elftools.construct import ConstructError
-        from elftools.elf.elffile import ELFFile
-
-        try:
-            elf = ELFFile(self._file)
-            if elf["e_type"] != "ET_CORE":
-                raise NotUnderstood(
-                    f"{self._path}: an ELF file of type {elf['e_type']}, not a core dump",
-                    hint="give the dump first; a kernel file goes to --kernel, a Xen file to --xen",
-                )
-            machine = elf.header["e_machine"]
-            if elf["e_ehsize"] == 64 and elf["e_phentsize"] != 56:
-                raise NotUnderstood(f"{self._path}: program headers of {elf['e_phentsize']} bytes, not 56")
-            headers = [h.header for h in elf.iter_segments()]
-        except (ELFError, ConstructError, ValueError, KeyError, UnicodeDecodeError, OverflowError) as e:
+    def _load(self) -> list[tuple[int, int, int]]:
+        header = read_elf_header(self._content)
+        if header.type != ET_CORE:
             raise NotUnderstood(
-                f"{self._path}: the ELF headers cannot be read ({e or type(e).__name__})",
-                hint="is the file truncated? compare its size with the original",
-            ) from None
-        self.info.machine = {"EM_X86_64": "x86-64", "EM_386": "i386", "EM_RISCV": "riscv64"}.get(
-            machine, str(machine)
-        )
-        segments = self._collect(headers, size)
-        self._classify()
-        return segments
-
-    def _collect(self, headers: list[Any], size: int) -> list[tuple[int, int, int]]:
-        """PT_LOADs as segments, PT_NOTEs into info; contradictions into info.problems."""
-        segments: list[tuple[int, int, int]] = []
-        problems = self.info.problems
-        for i, h in enumerate(headers):
-            offset, filesz = int(h["p_offset"]), int(h["p_filesz"])
-            if h["p_type"] == "PT_NOTE":
-                self._notes(offset, filesz, size)
-            if h["p_type"] != "PT_LOAD" or filesz == 0:
-                continue
-            held = max(0, min(filesz, size - offset))
-            start = int(h["p_paddr"])
-            if held < filesz:
-                problems.append(
-                    (start, f"segment {i} ends at file offset {offset + filesz:#x}, past the file's end {size:#x}")
-                )
-            if start + held > 1 << 64:
-                problems.append((start, f"segment {i} wraps past 2^64"))
-                continue
-            if held:
-                segments.append((start, start + held, offset))
-        segments.sort()
-        for (s1, e1, o1), (s2, e2, o2) in pairwise(segments):
-            if s2 < e1 and not self._same_bytes(s1, o1, s2, o2, min(e1, e2)):
-                problems.append((s2, f"segments at {s1:#x} and {s2:#x} overlap up to {min(e1, e2):#x} and differ"))
-        return segments
-
-    def _same_bytes(self, s1: int, o1: int, s2: int, o2: int, end: int) -> bool:
-        """Whether the overlap of two segments holds the same bytes (then it does no harm)."""
-        a, n = o1 + (s2 - s1), end - s2
-        return a == o2 or bool(np.array_equal(self._bytes[a : a + n], self._bytes[o2 : o2 + n]))
-
-    def _notes(self, offset: int, length: int, size: int) -> None:
-        end = min(offset + length, size, offset + MAX_NOTE_BYTES)
-        if offset + length > size:
-            self.info.problems.append((offset, "the note segment goes past the file's end"))
-        while offset + 12 <= end:
-            namesz, descsz, kind = struct.unpack_from("<III", self._view, offset)
-            name_at = offset + 12
-            desc_at = name_at + ((namesz + 3) & ~3)
-            if desc_at + descsz > end:
-                self.info.problems.append((offset, f"note at file offset {offset:#x} goes past its segment"))
-                return
-            name = bytes(self._view[name_at : name_at + namesz]).rstrip(b"\0").decode("latin-1")
-            self.info.notes.append(Note(name, kind, bytes(self._view[desc_at : desc_at + descsz])))
-            offset = desc_at + ((descsz + 3) & ~3)
-
-    def _classify(self) -> None:
-        """Writer and CPU states, from the notes."""
-        info = self.info
-        names = {n.name for n in info.notes}
-        cpus = [n for n in info.notes if n.name == "QEMU" and n.type == 0]
-        for note in cpus:
-            declared = struct.unpack_from("<I", note.desc, 4)[0] if len(note.desc) >= 8 else 0
-            if min(declared, len(note.desc)) >= QEMU_CR3_OFFSET + 8:
-                cr3 = struct.unpack_from("<Q", note.desc, QEMU_CR3_OFFSET)[0]
-                rip = struct.unpack_from("<Q", note.desc, QEMU_RIP_OFFSET)[0]
-                info.cpus.append(CpuState(len(info.cpus), {"cr3": cr3, "rip": rip}))
-        for note in info.notes:
-            if note.name == "Xen" and note.type == XEN_ELFNOTE_CRASH_REGS and len(note.desc) >= 32:
-                cr3 = struct.unpack_from("<4Q", note.desc)[2]
-                info.cpus.append(CpuState(len(info.cpus), {"cr3": cr3}))
-        if EXCERPT_NOTE in names:
-            self._excerpt()
-        elif cpus:
-            info.writer = "QEMU dump-guest-memory (QEMU CPU notes)"
-        elif any(n.name == "Xen" and n.type == XEN_ELFNOTE_CRASH_INFO for n in info.notes):
-            info.writer = "Xen kexec crash dump (Xen CRASH_INFO note)"
-        elif "CORE" in names:
-            info.writer = "unknown (CORE notes only)"
-
-    def _excerpt(self) -> None:
-        """Our own note: what the whole dump held (docs/formats.md)."""
-        self.info.writer = f"gdb-p2m excerpt (note {EXCERPT_NOTE})"
-        text = next(n.desc for n in self.info.notes if n.name == EXCERPT_NOTE)
+                f"{self._path}: an ELF file of type {TYPES.get(header.type, header.type)}, not a core dump",
+                hint="give the dump first; a kernel file goes to --kernel, a Xen file to --xen",
+            )
+        self.info.machine = header.machine
+        if header.phnum > MAX_SEGMENTS:
+            raise NotUnderstood(f"{self._path}: {header.phnum:,} program headers")
         try:
-            ranges = json.loads(text.rstrip(b"\0"))["extents"]
-            self.info.original = merge_extents(Extent(int(a), int(b)) for a, b in ranges)
-        except (ValueError, KeyError, TypeError):
-            self.info.problems.append((0, f"the {EXCERPT_NOTE} note cannot be read"))
-        self.info.loses.append("everything but the pages that the P2M verbs touch (an excerpt)")
+            table = self._content.array(header.phoff, header.phnum, PHDR_64 if header.wide else PHDR_32)
+        except NotUnderstood as e:
+            raise NotUnderstood(f"{self._path}: the ELF headers cannot be read ({e.message})", hint=e.hint) from None
+        for note in table[table["type"] == PT_NOTE]:
+            self._notes(int(note["offset"]), int(note["filesz"]))
+        describe_notes(self.info)
+        return self._collect(table)
+
+    def _notes(self, offset: int, length: int) -> None:
+        held = max(0, min(length, self._content.size - offset))
+        if held < length:
+            self.info.problems.append((offset, "the note segment goes past the file's end"))
+        blob = self._content.read(offset, min(held, MAX_NOTE_BYTES)) if held else b""
+        add_notes(self.info, blob, "segment", offset)
+
+    def _collect(self, table: npt.NDArray[np.void]) -> list[tuple[int, int, int]]:
+        """PT_LOADs as stretches without overlaps; contradictions into info.problems."""
+        number = np.flatnonzero(table["type"] == PT_LOAD)
+        loads = table[number]
+        wraps = (loads["paddr"].astype(np.uint64) >= FAR) | (loads["filesz"].astype(np.uint64) >= FAR)
+        wraps |= loads["paddr"].astype(np.uint64) + loads["filesz"] >= FAR
+        self._problems(number[wraps], loads[wraps], "wraps past the end of machine memory")
+        number, loads = number[~wraps], loads[~wraps]
+        size = np.uint64(self._content.size)
+        room = np.where(loads["offset"] < size, size - loads["offset"], 0).astype(np.uint64)
+        held = np.minimum(loads["filesz"], room)
+        short = held < loads["filesz"]
+        self._problems(number[short], loads[short], f"goes past the file's end {self._content.size:#x}")
+        self._left_out = self._filtered(loads)
+        there = held > 0
+        columns = {
+            "start": loads["paddr"][there].astype(np.int64),
+            "end": (loads["paddr"] + held)[there].astype(np.int64),
+            "offset": loads["offset"][there].astype(np.int64),
+        }
+        by = np.lexsort((columns["end"], columns["start"]))
+        return self._without_overlaps({name: column[by] for name, column in columns.items()})
+
+    def _problems(self, numbers: npt.NDArray[np.int64], loads: npt.NDArray[np.void], what: str) -> None:
+        for i, load in zip(numbers[:MAX_PROBLEMS].tolist(), loads[:MAX_PROBLEMS], strict=True):
+            offset, filesz = int(load["offset"]), int(load["filesz"])
+            ends = f"segment {i} ends at file offset {offset + filesz:#x}" if "file" in what else f"segment {i}"
+            text = f"{ends}, past the file's end {self._content.size:#x}" if "file" in what else f"{ends} {what}"
+            self.info.problems.append((int(load["paddr"]), text))
+
+    def _filtered(self, loads: npt.NDArray[np.void]) -> tuple[Extent, ...]:
+        """Memory that the headers name and the file leaves out: makedumpfile -E ends segments early.
+
+        QEMU's headers without bytes are devices and memory that it does not dump: not the machine's RAM.
+        """
+        if self.info.writer.startswith(("QEMU", "gdb-p2m")):
+            return ()
+        cut = loads[loads["memsz"] > loads["filesz"]]
+        pairs = [(int(c["paddr"]) + int(c["filesz"]), int(c["paddr"]) + int(c["memsz"])) for c in cut]
+        left_out = merge_extents(Extent(a, b) for a, b in pairs if b < FAR)
+        if left_out:
+            whole = [Extent(int(c["paddr"]), int(c["paddr"]) + int(c["memsz"])) for c in loads]
+            self.info.original = merge_extents(e for e in whole if e.end < FAR)
+            pages = sum(e.end - e.start for e in left_out) // PAGE_SIZE
+            self.info.writer = f"makedumpfile -E or alike (segments with less in the file than in memory); {self.info.writer}"
+            self.info.loses.append(f"{pages:,} pages that the writer left out: filtered, or zero; the format does not say which")
+        return left_out
+
+    def _without_overlaps(self, c: Columns) -> list[tuple[int, int, int]]:
+        """The earliest segment wins; later ones are cut to what is new in them."""
+        if not len(c["start"]):
+            return []
+        reach = np.maximum.accumulate(c["end"])
+        covered = np.concatenate(([np.int64(-1)], reach[:-1]))
+        first = np.maximum(c["start"], covered)
+        keep = first < c["end"]
+        pieces = list(
+            zip(
+                first[keep].tolist(),
+                c["end"][keep].tolist(),
+                (c["offset"] + first - c["start"])[keep].tolist(),
+                strict=True,
+            )
+        )
+        overlap = np.flatnonzero(c["start"] < covered)
+        if len(overlap):
+            self._compare(c, overlap, covered, pieces)
+        return pieces
+
+    def _compare(
+        self, c: Columns, overlap: npt.NDArray[np.int64], covered: npt.NDArray[np.int64], pieces: list[tuple[int, int, int]]
+    ) -> None:
+        """A problem for each overlap whose bytes differ. The same place in the file needs no look."""
+        starts = [p[0] for p in pieces]
+        left = MAX_COMPARED
+        for i in overlap.tolist():
+            start, end, offset = int(c["start"][i]), int(min(c["end"][i], covered[i])), int(c["offset"][i])
+            at = start
+            for s, e, o in pieces[bisect_right(starts, start) - 1 :]:
+                if at >= end:
+                    break
+                n = min(e, end) - at
+                mine, other = offset + at - start, o + at - s
+                if mine != other and left > 0:
+                    left -= n
+                    if not np.array_equal(self._content.bytes_at(mine, n), self._content.bytes_at(other, n)):
+                        text = f"segments at {s:#x} and {start:#x} overlap up to {at + n:#x} and differ"
+                        self.info.problems.append((start, text))
+                        break
+                at += n
+            if left <= 0 or len(self.info.problems) >= MAX_PROBLEMS:
+                return
 
     def extents(self) -> tuple[Extent, ...]:
         return self._extents
 
+    def missing_reason(self, address: int) -> str:
+        if any(e.start <= address < e.end for e in self._left_out):
+            return "left out by the dump's writer (filtered, or zero: the format does not say which)"
+        return super().missing_reason(address)
+
     def _read(self, address: int, size: int) -> bytes | memoryview:
         i = bisect_right(self._starts, address) - 1
         if i >= 0 and address + size <= self.segments[i][1]:
-            offset = self.segments[i][2] + address - self.segments[i][0]
-            return self._view[offset : offset + size]
-        return self._read_across(address, size)
-
-    def _read_across(self, address: int, size: int) -> bytes:
-        """A read that crosses segments, or starts in an earlier one that overlaps the last."""
+            return self._content.read(self.segments[i][2] + address - self.segments[i][0], size)
         parts = []
         end = address + size
         while address < end:
-            for s, e, o in reversed(self.segments[: bisect_right(self._starts, address)]):
-                if address < e:
-                    stop = min(e, end)
-                    parts.append(bytes(self._view[o + address - s : o + stop - s]))
-                    address = stop
-                    break
-            else:
+            if i < 0 or i >= len(self.segments) or not self.segments[i][0] <= address < self.segments[i][1]:
                 raise Unreadable(address, self.missing_reason(address))
+            start, stop, offset = self.segments[i]
+            parts.append(self._content.read(offset + address - start, min(stop, end) - address))
+            address = min(stop, end)
+            i += 1
         return b"".join(parts)
 
     def strided_u64(self, extent: Extent, offset: int) -> npt.NDArray[np.uint64]:
         i = bisect_right(self._starts, extent.start) - 1
-        if i < 0 or extent.end > self.segments[i][1] or extent.start % PAGE_SIZE:
+        whole = self._content.whole
+        if whole is None or i < 0 or extent.end > self.segments[i][1] or extent.start % PAGE_SIZE:
             return super().strided_u64(extent, offset)
         at = self.segments[i][2] + extent.start - self.segments[i][0]
         count = (extent.end - extent.start) // PAGE_SIZE
         self.counters.pages += count
         self.counters.requests += 1
-        whole = self._bytes[at : at + count * PAGE_SIZE].reshape(count, PAGE_SIZE)
-        return np.ascontiguousarray(whole[:, offset : offset + 8]).view(np.uint64)[:, 0]
+        pages = whole[at : at + count * PAGE_SIZE].reshape(count, PAGE_SIZE)
+        return np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
 
     def close(self) -> None:
-        self._bytes = np.zeros(0, np.uint8)
-        self._view = memoryview(b"")
-        self._file.close()
+        self._content.close()

@@ -24,6 +24,12 @@ class RecordingSource(Source):
     def missing_reason(self, address: int) -> str:
         return self.inner.missing_reason(address)
 
+    def audit(self) -> list[tuple[int, str]]:
+        return self.inner.audit()
+
+    def frames_below(self, frames: FrameArray) -> FrameArray:
+        return self.inner.frames_below(frames)
+
     def _read(self, address: int, size: int) -> bytes | memoryview:
         data = self.inner.read(address, size)
         self._touched.add((address >> PAGE_SHIFT, (address + size - 1) >> PAGE_SHIFT))

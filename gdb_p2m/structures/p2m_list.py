@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gdb_p2m.errors import NotUnderstood, Untranslatable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.structures.xen_pages import start_info
+from gdb_p2m.units import PAGE_SIZE
 
 MAX_LIST_PFNS = 1 << 33
 """32 TiB: more than Linux PV can ever have (MAX_PHYSMEM_BITS 46 would be 2^34, Xen stops at 16 TiB)."""
@@ -31,6 +32,9 @@ def p2m_list(guest: LinuxGuest) -> ListPlace:
     place = _from_variables(guest, base) if base else _from_start_info(guest)
     if place.size > MAX_LIST_PFNS or place.base + place.size * guest.width.bytes > 1 << 64:
         raise NotUnderstood(f"the linear list cannot be that large: base {place.base:#x}, {place.size:#x} entries")
+    if place.base % PAGE_SIZE:
+        # Its entries would straddle pages: the bulk decoder would be off, and no kernel has such a list.
+        raise NotUnderstood(f"the linear list at {place.base:#x} is not page-aligned")
     return place
 
 

@@ -44,7 +44,8 @@ class Chain:
     """All records in the order of the list (last planned first).
 
     state: "planned" (records to read), "empty" (the head is INVALID: nothing to move, or all moved),
-    "done" (init data is freed). end: why reading stopped, "" for a regular end.
+    "done" (init data is freed). end: why reading stopped, "" for a regular end. unread: it stopped
+    because the dump lacks a page that the machine had, so the rest is not known.
     """
 
     head_address: int | None
@@ -52,6 +53,7 @@ class Chain:
     state: str
     chunks: tuple[Chunk, ...]
     end: str = ""
+    unread: bool = False
 
     @property
     def pages(self) -> int:
@@ -69,7 +71,7 @@ def read_chain(guest: LinuxGuest) -> Chain:
     symbol = guest.names.require("xen_remap_mfn")
     head = guest.variable("xen_remap_mfn")
     address = guest.space.translate(symbol.address) if guest.space.maps(symbol.address) else None
-    if guest.has("system_state") and guest.variable("system_state") >= SYSTEM_FREEING_INITMEM:
+    if guest.has("system_state") and guest.variable("system_state") & 0xFFFF_FFFF >= SYSTEM_FREEING_INITMEM:
         return Chain(address, head, "done", ())
     if head == POISON >> (64 - guest.width.bits):
         return Chain(address, head, "done", ())
@@ -77,7 +79,7 @@ def read_chain(guest: LinuxGuest) -> Chain:
         return Chain(address, head, "empty", ())
     chunks: list[Chunk] = []
     seen: set[int] = set()
-    mfn, end = head, ""
+    mfn, end, unread = head, "", False
     while mfn != guest.width.invalid:
         if mfn in seen:
             end = f"the chain comes back to MFN {mfn:#x} after {len(chunks)} records"
@@ -90,10 +92,11 @@ def read_chain(guest: LinuxGuest) -> Chain:
             chunk = read_chunk(guest, mfn)
         except Unreadable as e:
             end = f"record at MFN {mfn:#x}: {e.message}"
+            unread = any(x.start <= mfn << PAGE_SHIFT < x.end for x in guest.source.machine_extents())
             break
         chunks.append(chunk)
         mfn = chunk.next_mfn
-    return Chain(address, head, "planned", tuple(chunks), end)
+    return Chain(address, head, "planned", tuple(chunks), end, unread)
 
 
 def read_chunk(guest: LinuxGuest, mfn: int) -> Chunk:

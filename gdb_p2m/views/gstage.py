@@ -20,8 +20,8 @@ from gdb_p2m.spaces.entries import Pointee, decode
 from gdb_p2m.structures.page_info import FrameTable
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View
-from gdb_p2m.views.gstage_leaves import LeafReader, LeafRuns, bad_table_kind, external_kinds, frames_of
-from gdb_p2m.views.gstage_tables import TableLevel, TableStatus, TableTree, read_tree
+from gdb_p2m.views.gstage_leaves import LeafReader, LeafRuns, bad_table_kind, external_kinds
+from gdb_p2m.views.gstage_tables import TableLevel, TableStatus, TableTree, frames_of, read_tree
 from gdb_p2m.views.gstage_types import EXTERNAL, HAS_FRAME, UNKNOWN_TYPES, MdStatus, Metadata, Types
 from gdb_p2m.xen_riscv import RiscvDomain
 

@@ -14,12 +14,12 @@ from gdb_p2m.mapping import Kind
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source, as_u64
 from gdb_p2m.units import FrameArray, KindArray, U64Array
-from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus
+from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus, frames_of
 from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metadata, Types
 
-BATCH = 2048
+BATCH = 512
 """Tables per step: 8 MiB of entries."""
-SLICE = 128
+SLICE = 64
 """Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
 PPN_STEP = np.uint64(1 << pt.RISCV_PPN_SHIFT)
 NO_AD = np.uint64(((1 << 64) - 1) ^ (pt.RISCV_A | pt.RISCV_D))
@@ -56,7 +56,7 @@ class LeafReader:
         self.level = level
         self._step = np.empty(SLICE * _SLOTS, dtype=np.uint64)
         self._plain = np.empty(SLICE * _SLOTS, dtype=np.uint64)
-        self._first = np.ones(BATCH * _SLOTS, dtype=bool)
+        self._first = np.ones(SLICE * _SLOTS, dtype=bool)
 
     def runs(self, source: Source, progress: Progress = no_progress) -> Iterator[LeafRuns]:
         """The runs of all tables. Tables that cannot be read get the status UNREADABLE in the level."""
@@ -75,90 +75,88 @@ class LeafReader:
                 step(a + len(rows))
 
     def _batch(self, rows: FrameArray, entries: U64Array) -> LeafRuns:
-        first = self._first[: len(entries)]
-        self._mark(entries, first)
-        at, count, raw = _runs(entries, first)
-        kinds = self.types.kinds(raw, self.level.level, True)
-        wanted = np.unique(at[kinds == EXTERNAL] // _SLOTS)
-        values: U64Array | None = None
+        at, raw = self._starts(entries)
+        wanted = np.unique(at[self._external(raw)] // _SLOTS)
         if len(wanted):
             values, status = self.metadata.types_of(self.level.mfn[rows[wanted]])
-            first.reshape(-1, _SLOTS)[wanted, 1:] |= values[:, 1:] != values[:, :-1]
-            at, count, raw = _runs(entries, first)
-            kinds = self.types.kinds(raw, self.level.level, True)
-        table, slot = at // _SLOTS, at % _SLOTS
+            changes = np.flatnonzero(values[:, 1:] != values[:, :-1])
+            row, slot = np.divmod(changes, _SLOTS - 1)
+            at = np.union1d(at, wanted[row] * _SLOTS + slot + 1)
+            raw = entries[at]
+        count = np.diff(at, append=len(entries))
+        valid = (raw & np.uint64(pt.RISCV_V)) != 0
+        if not valid.all():
+            at, raw, count = at[valid], raw[valid], count[valid]
+        kinds = self.types.kinds(raw, self.level.level, True)
         external = kinds == EXTERNAL
         slot_type = np.zeros(len(raw), dtype=np.uint64)
         md_status = np.zeros(len(raw), dtype=np.uint8)
-        if values is not None:
+        table, slot = at >> 9, at & 511
+        if len(wanted):
             mine = np.searchsorted(wanted, table[external])
             slot_type[external] = values[mine, slot[external]]
             md_status[external] = status[mine]
             kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
         return LeafRuns(rows[table], slot, count, raw, kinds, frames_of(raw), external, slot_type, md_status)
 
-    def _mark(self, entries: U64Array, first: BoolArray) -> None:
-        """Where a run begins: at every table, and where an entry does not continue the one before.
+    def _external(self, raw: U64Array) -> BoolArray:
+        """Valid entries of external type."""
+        found: BoolArray = self.types.kinds(raw, self.level.level, True) == EXTERNAL
+        found &= (raw & np.uint64(pt.RISCV_V)) != 0
+        return found
+
+    def _starts(self, entries: U64Array) -> tuple[FrameArray, U64Array]:
+        """(index, entry) where a run begins: at every table, and where an entry does not continue the one before.
 
         It continues when it differs by one frame and perhaps in A and D, or when both are invalid. Done in
         slices that stay in the second-level cache.
         """
+        places: list[FrameArray] = []
+        raws: list[U64Array] = []
         size = SLICE * _SLOTS
+        first = self._first
         for a in range(0, len(entries), size):
-            part, out = entries[a : a + size], first[a : a + size]
+            part = entries[a : a + size]
             step = self._step[: len(part) - 1]
             np.subtract(part[1:], part[:-1], out=step)
-            np.not_equal(step, PPN_STEP, out=out[1:])
-            breaks = int(np.count_nonzero(out[1:]))
-            if breaks > len(part) // 8:
-                self._mark_plain(part, out)
-            elif breaks:
-                at = np.flatnonzero(out[1:]) + 1
+            np.not_equal(step, PPN_STEP, out=first[1 : len(part)])
+            first[::_SLOTS] = True
+            at = np.flatnonzero(first[: len(part)])
+            if len(at) > len(part) // 8:
+                self._mark_plain(part, first)
+                first[::_SLOTS] = True
+                at = np.flatnonzero(first[: len(part)])
+            elif len(at) * _SLOTS > len(part):
                 here, before = part[at], part[at - 1]
                 goes_on = (here & NO_AD) - (before & NO_AD) == PPN_STEP
                 goes_on |= ((here | before) & np.uint64(pt.RISCV_V)) == 0
-                out[at[goes_on]] = False
-        first[::_SLOTS] = True
+                at = at[~goes_on | (at & 511 == 0)]
+            places.append(at + a)
+            raws.append(part[at])
+        return _without_carries(entries, np.concatenate(places), np.concatenate(raws))
 
-    def _mark_plain(self, part: U64Array, out: BoolArray) -> None:
+    def _mark_plain(self, part: U64Array, first: BoolArray) -> None:
         """The same with A and D masked and invalid entries as zeros: for slices with many breaks."""
         plain, step = self._plain[: len(part)], self._step[: len(part)]
         np.bitwise_and(part, NO_AD, out=plain)
         np.bitwise_and(part, np.uint64(pt.RISCV_V), out=step)
         np.multiply(plain, step, out=plain)
-        step = self._step[: len(part) - 1]
+        step, out = self._step[: len(part) - 1], first[1 : len(part)]
         np.subtract(plain[1:], plain[:-1], out=step)
-        np.not_equal(step, PPN_STEP, out=out[1:])
+        np.not_equal(step, PPN_STEP, out=out)
         np.bitwise_or(plain[1:], plain[:-1], out=step)
-        np.logical_and(out[1:], step, out=out[1:])
+        np.logical_and(out, step, out=out)
 
 
-def _runs(entries: U64Array, first: BoolArray) -> tuple[FrameArray, FrameArray, U64Array]:
-    """(index, count, first entry) of each run of valid entries. Runs whose frame number overflows are cut there."""
-    at, count, raw = _cut(entries, first)
-    crosses = (raw >> ABOVE_PPN) != (entries[at + count - 1] >> ABOVE_PPN)
-    if crosses.any():  # hostile: a PPN of all ones, and one more carries into the reserved bits
-        first[1:] |= (entries[1:] >> ABOVE_PPN) != (entries[:-1] >> ABOVE_PPN)
-        at, count, raw = _cut(entries, first)
-    return at, count, raw
-
-
-def _cut(entries: U64Array, first: BoolArray) -> tuple[FrameArray, FrameArray, U64Array]:
-    at = np.flatnonzero(first)
-    raw = entries[at]
-    count = np.empty(len(at), dtype=np.int64)
-    np.subtract(at[1:], at[:-1], out=count[:-1])
-    count[-1] = len(entries) - at[-1]
-    valid = (raw & np.uint64(pt.RISCV_V)) != 0
-    if valid.all():
-        return at, count, raw
-    return at[valid], count[valid], raw[valid]
-
-
-def frames_of(raw: U64Array) -> FrameArray:
-    """PPN of entries."""
-    frames: FrameArray = ((raw & np.uint64(pt.RISCV_PPN_MASK)) >> np.uint64(pt.RISCV_PPN_SHIFT)).astype(np.int64)
-    return frames
+def _without_carries(entries: U64Array, at: FrameArray, raw: U64Array) -> tuple[FrameArray, U64Array]:
+    """Hostile: after a PPN of all ones one more carries into the reserved bits; runs are cut there."""
+    count = np.diff(at, append=len(entries)).astype(np.uint64)
+    last = raw + ((count - np.uint64(1)) << np.uint64(pt.RISCV_PPN_SHIFT))
+    if not ((raw ^ last) >> ABOVE_PPN).any():
+        return at, raw
+    high = entries >> ABOVE_PPN
+    at = np.union1d(at, np.flatnonzero(high[1:] != high[:-1]) + 1)
+    return at, entries[at]
 
 
 def external_kinds(types: Types, values: U64Array, status: npt.NDArray[np.uint8]) -> KindArray:

@@ -18,11 +18,17 @@ from gdb_p2m.layout.pagetables import Level
 from gdb_p2m.layout.xen_riscv import PAGETABLE_ENTRIES, ROOT_PAGES, GstageMode
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source, as_u64
-from gdb_p2m.spaces.entries import decode_array
 from gdb_p2m.units import PAGE_SHIFT, FrameArray, U64Array
 
 BoolArray = npt.NDArray[np.bool_]
 BATCH_TABLES = 512
+POINTER_MASK = (
+    (1 << pt.RISCV_PPN_SHIFT) - 1 & ~(pt.RISCV_G | pt.RISCV_RSW_MASK)
+    | pt.RISCV_RESERVED_MASK
+    | pt.RISCV_PBMT_MASK
+    | pt.RISCV_N
+)
+"""A pointer to a table has V alone of these (spaces/entries.py; a test proves that both agree)."""
 
 
 class TableStatus(IntEnum):
@@ -125,17 +131,24 @@ def read_tree(
         status = _status(mfn, known, ram)
         base = here.base[row] + (slot << here.order)
         here = TableLevel(level, order // 9, order, mfn, base, row, slot, pointer, status)
-        known = np.union1d(known, mfn[status == TableStatus.OK])
         levels.append(here)
+        if level is not shape.levels[-1]:
+            known = np.union1d(known, mfn[status == TableStatus.OK])
     return TableTree(mode, levels, upper)
 
 
 def _status(mfn: FrameArray, known: FrameArray, ram: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Outside RAM, or used before: by a table above, or by an earlier one of the same level."""
-    status = np.full(len(mfn), TableStatus.SHARED, dtype=np.uint8)
-    status[np.unique(mfn, return_index=True)[1]] = TableStatus.OK
-    status[np.isin(mfn, known)] = TableStatus.SHARED
-    status[(mfn < ram[0]) | (mfn >= ram[1])] = TableStatus.OUTSIDE
+    status = np.zeros(len(mfn), dtype=np.uint8)
+    ordered = np.sort(mfn)
+    if not np.all(ordered[1:] > ordered[:-1]):
+        status[:] = TableStatus.SHARED
+        status[np.unique(mfn, return_index=True)[1]] = TableStatus.OK
+    at = np.searchsorted(ordered, known)
+    if np.any(ordered[np.minimum(at, len(ordered) - 1)] == known) if len(ordered) else False:
+        status[np.isin(mfn, known)] = TableStatus.SHARED
+    if len(ordered) and (ordered[0] < ram[0] or ordered[-1] >= ram[1]):
+        status[(mfn < ram[0]) | (mfn >= ram[1])] = TableStatus.OUTSIDE
     return status
 
 
@@ -144,27 +157,29 @@ def _read_level(
 ) -> tuple[tuple[FrameArray, FrameArray, FrameArray, U64Array], UpperEntries]:
     """The children (row, slot, mfn, entry) of a level's tables in order of GFN, and its other valid entries."""
     use = np.flatnonzero(tables.status == TableStatus.OK)
-    rows: list[FrameArray] = []
-    slots: list[FrameArray] = []
+    places: list[FrameArray] = []
     raws: list[U64Array] = []
     with progress(f"reading {tables.level.name} tables", len(use)) as step:
         for a in range(0, len(use), BATCH_TABLES):
             part = use[a : a + BATCH_TABLES]
             pages, ok = source.read_pages(tables.mfn[part])
             tables.status[part[~ok]] = TableStatus.UNREADABLE
-            entries = as_u64(pages)
-            row, slot = np.nonzero(entries & np.uint64(pt.RISCV_V))
-            rows.append(part[row])
-            slots.append(slot.astype(np.int64))
-            raws.append(entries[row, slot])
+            entries = as_u64(pages).reshape(-1)
+            at = np.flatnonzero(entries & np.uint64(pt.RISCV_V))
+            raws.append(entries[at])
+            places.append((part[at >> 9] << 9) | (at & 511))
             step(a + len(part))
-    row, slot = _joined(rows), _joined(slots)
+    place = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
     raw = np.concatenate(raws) if raws else np.zeros(0, dtype=np.uint64)
-    dec = decode_array("riscv", raw, tables.level, False)
-    table = dec.table
-    children = row[table], slot[table], dec.frame[table], raw[table]
+    row, slot = place >> 9, place & 511
+    table = (raw & np.uint64(POINTER_MASK)) == np.uint64(pt.RISCV_V)
+    if table.all():
+        return (row, slot, frames_of(raw), raw), UpperEntries(row[:0], slot[:0], raw[:0])
+    children = row[table], slot[table], frames_of(raw[table]), raw[table]
     return children, UpperEntries(row[~table], slot[~table], raw[~table])
 
 
-def _joined(parts: list[FrameArray]) -> FrameArray:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+def frames_of(raw: U64Array) -> FrameArray:
+    """PPN of entries."""
+    frames: FrameArray = ((raw & np.uint64(pt.RISCV_PPN_MASK)) >> np.uint64(pt.RISCV_PPN_SHIFT)).astype(np.int64)
+    return frames

@@ -12,12 +12,14 @@ from gdb_p2m.views.base import View
 from gdb_p2m.views.gstage import GstageView
 from gdb_p2m.views.linear import linear_view
 from gdb_p2m.views.list_list import ListListView
+from gdb_p2m.views.tree import tree_view
 
 ViewFactory = Callable[[Any, Progress], View]
 """Called with the domain, of the kind that it is listed for."""
 
 LINUX_VIEWS: tuple[tuple[str, ViewFactory], ...] = (
     ("linear", linear_view),
+    ("tree", tree_view),
     ("list-list", ListListView),
 )
 RISCV_VIEWS: tuple[tuple[str, ViewFactory], ...] = (("gstage", GstageView),)
@@ -57,7 +59,11 @@ class Views:
 
     def own(self) -> View:
         """The domain's own view: the G-stage, or the linear list, or the tree before 3.19."""
-        return self.get("gstage" if self.domain.kind == "riscv" else "linear")
+        if self.domain.kind == "riscv":
+            return self.get("gstage")
+        # Symbols of both eras contradict each other; `identify` says so, and the newer layout is tried first.
+        tree = not self.domain.names.symbol("xen_p2m_addr") and self.domain.names.symbol("p2m_top")
+        return self.get("tree" if tree else "linear")
 
     def available(self) -> list[tuple[str, View | P2mError]]:
         """Every view by name, or the reason why it is not there."""
