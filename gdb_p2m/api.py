@@ -97,12 +97,16 @@ def open_dump(
     kernel: str | None = None,
     xen: str | None = None,
     domain: int | None = None,
+    raw: str | None = None,
     progress: Progress = no_progress,
 ) -> Machine:
-    """The machine in dump file `path`. Raises P2mError and its subclasses (gdb_p2m.errors)."""
+    """The machine in dump file `path`. Raises P2mError and its subclasses (gdb_p2m.errors).
+
+    raw: "ADDRESS" or "ADDRESS:MACHINE" when the file is raw memory.
+    """
     from gdb_p2m.sources.probe import open_source
 
-    return Machine(Target(open_source(path, progress), kernel=kernel, xen=xen, progress=progress), domain)
+    return Machine(Target(open_source(path, progress, raw), kernel=kernel, xen=xen, progress=progress), domain)
 
 
 def attach(**options: Any) -> Machine:

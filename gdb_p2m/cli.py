@@ -14,6 +14,7 @@ from gdb_p2m.commands.registry import BY_NAME, VERBS
 from gdb_p2m.errors import NotUnderstood, P2mError, UsageError
 from gdb_p2m.progress import Progress, no_progress
 
+RAW_HELP = "DUMP is raw memory from machine address ADDRESS on (of a RISC-V machine: ADDRESS:riscv64)"
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE, EXIT_INPUT = 0, 1, 2, 3
 
 
@@ -33,7 +34,7 @@ def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
         epilog=f"example: {prog}{usage_dump.replace('DUMP', 'dom0.core')} {verb.example}".rstrip(),
     )
     if usage_dump:
-        parser.add_argument("dump", metavar="DUMP", help="the dump: ELF vmcore, also .zst or .gz")
+        parser.add_argument("dump", metavar="DUMP", help="the dump; its format is found by its content")
     verb.configure(parser)
     common = parser.add_argument_group("common options")
     if verb.uses == "target":
@@ -41,8 +42,10 @@ def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
         common.add_argument("--xen", metavar="FILE", help="hypervisor: xen-syms")
         common.add_argument("--domain", type=int, metavar="N", help="domain id (default: dom0)")
         common.add_argument(
-            "--view", metavar="V", help="linear, tree, list-list, gstage (default: the guest's own)"
+            "--view", metavar="V", help="linear, tree, list-list, core-table, gstage (default: the guest's own)"
         )
+        if usage_dump:
+            common.add_argument("--raw", metavar="ADDRESS", help=RAW_HELP)
         common.add_argument(
             "--timing", action="store_true", help="seconds per stage and pages read, on stderr"
         )
@@ -119,7 +122,7 @@ def _with_target(verb: Verb, args: argparse.Namespace, out: TextIO, err: TextIO,
     from gdb_p2m.sources.probe import open_source
     from gdb_p2m.target import Target
 
-    target = Target(open_source(args.dump, progress), kernel=args.kernel, xen=args.xen, progress=progress)
+    target = Target(open_source(args.dump, progress, args.raw), kernel=args.kernel, xen=args.xen, progress=progress)
     try:
         refuse_damage(target, verb, args)
         for warning in target.warnings:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from gdb_p2m.errors import NotFound, Untranslatable
+from gdb_p2m.errors import NotFound, P2mError, Untranslatable
 from gdb_p2m.layout.names import ALL_NAMES, ROOT_NAMES
 from gdb_p2m.layout.pagetables import I386_PAE
 from gdb_p2m.layout.x86_pv import WIDTH_32, WIDTH_64, EntryWidth
@@ -86,7 +87,12 @@ def open_guest(source: Source, root: Root, kernel_file: SymbolSource | None = No
         root = better
         space = VirtualSpace(source, root.shape, root.address)
     width = WIDTH_32 if root.shape is I386_PAE else WIDTH_64
-    return LinuxGuest(source, space, names, root, width)
+    guest = LinuxGuest(source, space, names, root, width)
+    if source.info.core_table is not None and guest.has("HYPERVISOR_shared_info"):
+        # A domain core has the shared_info page, and only this guest's page table knows its frame.
+        with suppress(P2mError):
+            source.place_shared_info(guest.page_of("HYPERVISOR_shared_info"))
+    return guest
 
 
 def _kernel_root(source: Source, space: VirtualSpace, names: SymbolTable, root: Root) -> Root | None:

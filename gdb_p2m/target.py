@@ -117,7 +117,9 @@ class Target:
         found: dict[int, LinuxGuest] = {}
         with self.timing.stage("find guest and symbols"):
             self._open_roots(pv_roots.from_cpus(self.source), found)
-            if not any(g.id == 0 for g in found.values()):
+            # A core of one domain holds no other guest that a scan could find.
+            whole = self.source.info.core_table is None or not found
+            if whole and not any(g.id == 0 for g in found.values()):
                 self._open_roots(pv_roots.from_scan(self.source, self.progress), found)
         if not found:
             raise self._nothing_found()

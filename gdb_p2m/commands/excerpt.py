@@ -17,8 +17,8 @@ from gdb_p2m.layout.names import ALL_NAMES
 from gdb_p2m.rules.base import RuleContext, run_rules
 from gdb_p2m.rules.catalogue import CATALOGUE
 from gdb_p2m.sources.base import Note
-from gdb_p2m.sources.elf import EXCERPT_NOTE
 from gdb_p2m.sources.elf_writer import write_elf
+from gdb_p2m.sources.notes import EXCERPT_NOTE, core_table_note
 from gdb_p2m.sources.recording import RecordingSource
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.structures.m2p import M2p
@@ -59,6 +59,8 @@ def _write(ctx: Context, out: str, recording: RecordingSource, names: Note, doma
     notes.append(names)
     extents = [[e.start, e.end] for e in ctx.target.source.machine_extents()]
     notes.append(Note(EXCERPT_NOTE, 1, json.dumps({"version": 1, "extents": extents}).encode()))
+    if ctx.target.source.info.core_table is not None:
+        notes.append(core_table_note(ctx.target.source.info.core_table))
     with _output(out) as file:
         segments = write_elf(file, ctx.target.source, frames, notes)
     size = os.path.getsize(out) if out != "-" else None

@@ -8,9 +8,10 @@ from typing import Any
 from gdb_p2m.commands.base import Context, Report, Verb, no_arguments
 from gdb_p2m.errors import P2mError
 from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.sources.base import CpuState
+from gdb_p2m.sources.base import CpuState, Source
 from gdb_p2m.structures.era import era_of
 from gdb_p2m.structures.stage import stage_of
+from gdb_p2m.structures.xen_crash import xen_crash_rows, xen_release
 from gdb_p2m.structures.xen_pages import flag_names, start_info
 from gdb_p2m.units import PAGE_SHIFT, human_size
 from gdb_p2m.views.base import View
@@ -34,6 +35,8 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
             "cpus": [{"index": c.index, **c.registers} for c in info.cpus],
             "loses": info.loses,
             "problems": [{"at": a, "message": m} for a, m in info.problems],
+            "xen_crash": _xen_crash(source),
+            "core_table_pages": None if info.core_table is None else len(info.core_table.pfn),
         },
     }
     report = Report(data)
@@ -44,6 +47,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
         ["writer", info.writer],
         ["memory", f"{human_size(memory)} in {len(source.extents())} extents, up to {source.end():#x}"],
         ["CPUs", cpus or "none noted"],
+        *xen_crash_rows(source),
         *[["loses", text] for text in info.loses],
         *[["damage", f"{m} (at {a:#x})"] for a, m in info.problems],
     ]
@@ -58,6 +62,19 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     for guest in guests:
         _guest(report, ctx, guest)
     return report
+
+
+def _xen_crash(source: Source) -> dict[str, Any] | None:
+    """The record of a crashed Xen."""
+    crash = source.info.xen_crash
+    if crash is None:
+        return None
+    return {
+        "version": xen_release(source),
+        "tainted": crash.tainted,
+        "xen_phys_start": crash.xen_phys_start,
+        "frame_list_list": crash.frame_list_list,
+    }
 
 
 def _cpu_text(cpu: CpuState) -> str:

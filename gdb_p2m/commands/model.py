@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
 from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.units import human_size
+
+if TYPE_CHECKING:
+    from gdb_p2m.model.description import Stage
 
 STAGES = ("initial", "planned", "final")
 
@@ -39,7 +42,8 @@ def _build(args: argparse.Namespace) -> Report:
     from gdb_p2m.model.description import parse
 
     description = parse(_text_of(args.description), args.description)
-    machine = build(description, _fault_id(args.fault), args.stage)
+    fault = _fault_id(args.fault)
+    machine = build(description, fault, args.stage or _stage_of(fault))
     try:
         machine.write_elf(args.output)
     except OSError as e:
@@ -83,6 +87,13 @@ def _fault_id(name: str | None) -> str | None:
     return next((f.id for f in FAULTS if name == f.id), None) or next(
         (f.id for f in FAULTS if f.rule == name.upper()), name
     )
+
+
+def _stage_of(fault: str | None) -> Stage | None:
+    """The stage of the boot that a fault needs, when the user named none."""
+    from gdb_p2m.model.faults import FAULTS
+
+    return next((f.stage for f in FAULTS if f.id == fault), None)
 
 
 def _list_faults() -> Report:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import gdb
 
 from gdb_p2m.cli import (
+    RAW_HELP,
     EXIT_FINE,
     EXIT_INPUT,
     EXIT_USAGE,
@@ -164,9 +165,10 @@ class OpenCommand(gdb.Command):  # type: ignore[misc]
 
     def _parser(self) -> Parser:
         parser = Parser(prog="p2m open", description="The verbs read DUMP until `p2m close`.")
-        parser.add_argument("dump", metavar="DUMP", help="the dump: ELF vmcore, also .zst or .gz")
+        parser.add_argument("dump", metavar="DUMP", help="the dump; its format is found by its content")
         parser.add_argument("--kernel", metavar="FILE", help="guest kernel: vmlinux, System.map or vmlinuz")
         parser.add_argument("--xen", metavar="FILE", help="hypervisor: xen-syms")
+        parser.add_argument("--raw", metavar="ADDRESS", help=RAW_HELP)
         return parser
 
     def invoke(self, text: str, from_tty: bool) -> None:
@@ -176,7 +178,7 @@ class OpenCommand(gdb.Command):  # type: ignore[misc]
 
     def _run(self, text: str, from_tty: bool) -> int:
         args = parsed(self._parser(), text)
-        machine = self.session.open(args.dump, args.kernel, args.xen, progress())
+        machine = self.session.open(args.dump, args.kernel, args.xen, progress(), args.raw)
         if from_tty:
             info, extents = machine.source.info, machine.source.extents()
             size = human_size(sum(e.end - e.start for e in extents))

@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-FILE_METAVARS = frozenset({"FILE", "DUMP", "OUT"})
+FILE_METAVARS = frozenset({"FILE", "DUMP", "OUT", "DESCRIPTION"})
 VIEW_METAVAR, RULE_METAVAR, SYMBOL_METAVAR = "V", "RULE", "NAME"
 
 Symbols = Callable[[], Iterable[str]]

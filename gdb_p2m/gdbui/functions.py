@@ -22,10 +22,12 @@ class _Function(gdb.Function):  # type: ignore[misc]
         self.session = session
         self.settings = settings
 
-    def invoke(self, number: gdb.Value) -> int | str:
+    def invoke(self, *numbers: gdb.Value) -> int | str:
         """Called by GDB. Raises gdb.GdbError."""
         try:
-            return self.answer(self._context(), self._number(number))
+            if len(numbers) != 1:
+                raise UsageError(f"takes one frame number, not {len(numbers)}")
+            return self.answer(self._context(), self._number(numbers[0]))
         except KeyboardInterrupt:
             raise gdb.GdbError(f"${self.name}: interrupted") from None
         except P2mError as e:

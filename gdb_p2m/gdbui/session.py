@@ -85,7 +85,12 @@ class Session:
         return self._dump
 
     def open(
-        self, path: str, kernel: str | None = None, xen: str | None = None, progress: Progress = no_progress
+        self,
+        path: str,
+        kernel: str | None = None,
+        xen: str | None = None,
+        progress: Progress = no_progress,
+        raw: str | None = None,
     ) -> Machine:
         """Open a dump; the one before is closed once this has worked. Raises P2mError."""
         from gdb_p2m.sources.probe import open_source
@@ -93,7 +98,7 @@ class Session:
         for file in (kernel, xen):
             if file is not None and not os.access(file, os.R_OK):
                 raise P2mError(f"{file}: cannot be read")
-        machine = Machine(open_source(path, progress), kernel, xen)
+        machine = Machine(open_source(path, progress, raw), kernel, xen)
         self.close_dump()
         self._dump = machine
         return machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,12 +52,12 @@ class Scatter:
         """Which index each of `value` came from."""
         return self._walk(value, self._unmix)
 
-    def _walk(self, values: FrameArray, step: object) -> FrameArray:
-        x = step(values.astype(np.uint64))  # type: ignore[operator]
+    def _walk(self, values: FrameArray, step: Callable[[U64Array], U64Array]) -> FrameArray:
+        x = step(values.astype(np.uint64))
         limit = np.uint64(self.size)
         outside = np.flatnonzero(x >= limit)
         while len(outside):
-            x[outside] = step(x[outside])  # type: ignore[operator]
+            x[outside] = step(x[outside])
             outside = outside[x[outside] >= limit]
         out: FrameArray = x.astype(np.int64)
         return out
@@ -94,7 +95,8 @@ class Pool:
     def frames(self, index: FrameArray) -> FrameArray:
         """Frames at positions `index`."""
         if len(self.ranges) == 1:
-            return index + self._firsts[0]
+            only: FrameArray = index + self._firsts[0]
+            return only
         which = np.searchsorted(self._ends, index, side="right")
         return self._firsts[which] + (index - self._begins[which])
 

@@ -68,7 +68,8 @@ class Memory:
         for block in self.blocks:
             at = block.find(frame)
             if at >= 0:
-                return block.rows(at, at + 1)[0].copy()
+                row: npt.NDArray[np.uint8] = block.rows(at, at + 1)[0].copy()
+                return row
         return None
 
     def words(self, frame: int) -> U64Array:

@@ -64,14 +64,13 @@ def shape_leaves(d: Description, plan: BootPlan) -> tuple[Leaves, Leaves, FrameA
     """(final leaves, leaves when the frame lists were built, leaf numbers made private afterwards)."""
     leaves = Leaves(d.width.per_page, d.width)
     graft_builder_list(leaves, d.nr_pages)
-    if d.stage == "final":
-        if d.era.identity:
-            for start, end in plan.holes:
-                set_identity(leaves, d.era, start, end)
-            for m in plan.moves:
-                leaves.make_private(m.target, m.target + m.count)
-            if d.era.identity_past_e820:
-                set_identity(leaves, d.era, plan.e820_end, d.width.max_p2m_pfn)
+    if d.stage == "final" and d.era.identity:
+        for start, end in plan.holes:
+            set_identity(leaves, d.era, start, end)
+        for m in plan.moves:
+            leaves.make_private(m.target, m.target + m.count)
+        if d.era.identity_past_e820:
+            set_identity(leaves, d.era, plan.e820_end, d.width.max_p2m_pfn)
     early = Leaves(d.width.per_page, d.width)
     early.top[:], early.flat[:] = leaves.top, leaves.flat
     late = [np.zeros(0, dtype=np.int64)]

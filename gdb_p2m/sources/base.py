@@ -177,6 +177,13 @@ class Source(ABC):
         """Why `address` cannot be read, for messages."""
         return "not in the dump"
 
+    def place_shared_info(self, mfn: int) -> bool:
+        """A core of one domain has its shared_info page without saying where it was: serve it at `mfn`.
+
+        False: there is no such page, or nothing to place.
+        """
+        return False
+
     def audit(self) -> list[tuple[int, str]]:
         """Contradictions that are too costly to look for at opening (rule DMP-001), like SourceInfo.problems."""
         return []

@@ -17,12 +17,13 @@ from gdb_p2m.errors import NotSupported, NotUnderstood, Unreadable
 from gdb_p2m.sources.base import Extent, Source, SourceInfo, merge_extents
 from gdb_p2m.sources.content import Content
 from gdb_p2m.sources.flattened import FlattenedContent
-from gdb_p2m.sources.notes import EXCERPT_NOTE, add_notes, describe_notes
+from gdb_p2m.sources.notes import add_notes, describe_notes
 from gdb_p2m.units import PAGE_SIZE
 
-__all__ = ["EXCERPT_NOTE", "ElfHeader", "ElfSource", "read_elf_header"]
+
 
 MAX_NOTE_BYTES = 64 << 20
+MAX_NOTE_SEGMENTS = 16
 MAX_SEGMENTS = 1 << 22
 MAX_COMPARED = 1 << 30
 """Bytes of overlapping segments that are compared at opening."""
@@ -112,7 +113,7 @@ class ElfSource(Source):
             table = self._content.array(header.phoff, header.phnum, PHDR_64 if header.wide else PHDR_32)
         except NotUnderstood as e:
             raise NotUnderstood(f"{self._path}: the ELF headers cannot be read ({e.message})", hint=e.hint) from None
-        for note in table[table["type"] == PT_NOTE]:
+        for note in table[table["type"] == PT_NOTE][:MAX_NOTE_SEGMENTS]:
             self._notes(int(note["offset"]), int(note["filesz"]))
         describe_notes(self.info)
         return self._collect(table)
@@ -121,7 +122,7 @@ class ElfSource(Source):
         held = max(0, min(length, self._content.size - offset))
         if held < length:
             self.info.problems.append((offset, "the note segment goes past the file's end"))
-        blob = self._content.read(offset, min(held, MAX_NOTE_BYTES)) if held else b""
+        blob = self._content.read(offset, min(held, MAX_NOTE_BYTES // MAX_NOTE_SEGMENTS)) if held else b""
         add_notes(self.info, blob, "segment", offset)
 
     def _collect(self, table: npt.NDArray[np.void]) -> list[tuple[int, int, int]]:
@@ -130,13 +131,17 @@ class ElfSource(Source):
         loads = table[number]
         wraps = (loads["paddr"].astype(np.uint64) >= FAR) | (loads["filesz"].astype(np.uint64) >= FAR)
         wraps |= loads["paddr"].astype(np.uint64) + loads["filesz"] >= FAR
-        self._problems(number[wraps], loads[wraps], "wraps past the end of machine memory")
+        for i, load in zip(number[wraps][:MAX_PROBLEMS].tolist(), loads[wraps], strict=False):
+            self.info.problems.append((int(load["paddr"]), f"segment {i} wraps past 2^64"))
         number, loads = number[~wraps], loads[~wraps]
         size = np.uint64(self._content.size)
         room = np.where(loads["offset"] < size, size - loads["offset"], 0).astype(np.uint64)
         held = np.minimum(loads["filesz"], room)
         short = held < loads["filesz"]
-        self._problems(number[short], loads[short], f"goes past the file's end {self._content.size:#x}")
+        for i, load in zip(number[short][:MAX_PROBLEMS].tolist(), loads[short], strict=False):
+            end = int(load["offset"]) + int(load["filesz"])
+            text = f"segment {i} ends at file offset {end:#x}, past the file's end {self._content.size:#x}"
+            self.info.problems.append((int(load["paddr"]), text))
         self._left_out = self._filtered(loads)
         there = held > 0
         columns = {
@@ -146,13 +151,6 @@ class ElfSource(Source):
         }
         by = np.lexsort((columns["end"], columns["start"]))
         return self._without_overlaps({name: column[by] for name, column in columns.items()})
-
-    def _problems(self, numbers: npt.NDArray[np.int64], loads: npt.NDArray[np.void], what: str) -> None:
-        for i, load in zip(numbers[:MAX_PROBLEMS].tolist(), loads[:MAX_PROBLEMS], strict=True):
-            offset, filesz = int(load["offset"]), int(load["filesz"])
-            ends = f"segment {i} ends at file offset {offset + filesz:#x}" if "file" in what else f"segment {i}"
-            text = f"{ends}, past the file's end {self._content.size:#x}" if "file" in what else f"{ends} {what}"
-            self.info.problems.append((int(load["paddr"]), text))
 
     def _filtered(self, loads: npt.NDArray[np.void]) -> tuple[Extent, ...]:
         """Memory that the headers name and the file leaves out: makedumpfile -E ends segments early.

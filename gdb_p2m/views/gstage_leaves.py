@@ -17,9 +17,9 @@ from gdb_p2m.units import FrameArray, KindArray, U64Array
 from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus, frames_of
 from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metadata, Types
 
-BATCH = 512
+BATCH = 2048
 """Tables per step: 8 MiB of entries."""
-SLICE = 64
+SLICE = 256
 """Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
 PPN_STEP = np.uint64(1 << pt.RISCV_PPN_SHIFT)
 NO_AD = np.uint64(((1 << 64) - 1) ^ (pt.RISCV_A | pt.RISCV_D))

@@ -9,6 +9,7 @@ from gdb_p2m.domain import Domain
 from gdb_p2m.errors import NotFound, P2mError, UsageError
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.views.base import View
+from gdb_p2m.views.core_table import CoreTableView
 from gdb_p2m.views.gstage import GstageView
 from gdb_p2m.views.linear import linear_view
 from gdb_p2m.views.list_list import ListListView
@@ -21,6 +22,7 @@ LINUX_VIEWS: tuple[tuple[str, ViewFactory], ...] = (
     ("linear", linear_view),
     ("tree", tree_view),
     ("list-list", ListListView),
+    ("core-table", CoreTableView),
 )
 RISCV_VIEWS: tuple[tuple[str, ViewFactory], ...] = (("gstage", GstageView),)
 VIEWS_BY_KIND = {"pv": LINUX_VIEWS, "riscv": RISCV_VIEWS}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from .errors import LabError
 from .sources import read_sources, sources_for
@@ -38,6 +39,8 @@ Dir::Cache "{root}/cache";
 Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 """
+# What --print-uris prints for a package: 'where from' file name, size, digest (not always SHA256).
+_URI = re.compile(r"^'[^']*' (\S+\.deb) (\d+)(?: SHA256:(\w+))?", re.MULTILINE)
 _DIRECTORIES = ("etc/sources", "etc/preferences", "state/lists/partial", "cache/archives/partial")
 
 
@@ -114,33 +117,45 @@ class PrivateApt:
         if not record:
             return None
         done = self._run("apt-get", "download", "--print-uris", name)
-        match = re.search(r"^'[^']*' (\S+) (\d+)(?: SHA256:(\w+))?", done.stdout, re.MULTILINE)
+        match = _URI.search(done.stdout)
         if match is None:
             raise self.cannot(f"cannot find out where package {name} is", done.stderr)
-        return Package(name, record["Version"], match[1], int(match[2]), match[3] or "")
+        return Package(name, record["Version"], match[1], int(match[2]), match[3])
 
-    def download(self, package: Package, into: Path, seen: Callable[[int], None]) -> None:
-        """Download one package into a directory, telling `seen` the bytes so far; apt checks the digest."""
+    def closure(self, names: list[str]) -> list[Package]:
+        """The named packages and all they depend on, recommendations left out, in no particular order."""
+        done = self._run("apt-get", "install", "--print-uris", "--yes", "--no-install-recommends", *names)
+        if done.returncode != 0:
+            raise self.cannot(f"cannot find {', '.join(names)} and all they need", done.stderr)
+        found = []
+        for filename, size, digest in _URI.findall(done.stdout):
+            name, version, _ = filename.split("_")
+            found.append(Package(name, unquote(version), filename, int(size), digest))
+        return found
+
+    def download(self, packages: list[Package], into: Path, seen: Callable[[int], None]) -> None:
+        """Download packages into a directory, telling `seen` the bytes so far; apt checks the digests."""
+        wanted = [f"{package.name}={package.version}" for package in packages]
         process = subprocess.Popen(
-            self._command("apt-get", "download", f"{package.name}={package.version}"),
+            self._command("apt-get", "download", *wanted),
             cwd=into,
             env=_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        target = into / package.filename
         with process:
             try:
                 while process.poll() is None:
-                    seen(target.stat().st_size if target.exists() else 0)
+                    seen(sum(path.stat().st_size for path in into.glob("*.deb")))
                     time.sleep(0.1)
             except BaseException:  # Ctrl-C too: apt must not go on writing into a directory we remove
                 process.terminate()
                 raise
             said = process.stderr.read() if process.stderr else ""
-        if process.returncode != 0 or not target.is_file():
-            raise self.cannot(f"cannot download {package.name} {package.version}", said)
+        missing = [package.name for package in packages if not (into / package.filename).is_file()]
+        if process.returncode != 0 or missing:
+            raise self.cannot(f"cannot download {', '.join(missing)}", said)
 
     def cannot(self, what: str, said: str = "") -> LabError:
         """An error about this suite with everything apt said about it, now and during the update."""

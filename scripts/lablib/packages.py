@@ -16,9 +16,11 @@ DEFAULT_SUITE = "bookworm"
 
 @dataclass(frozen=True)
 class WantedFile:
-    """One file out of a package. key: its name in the manifest; pattern: its path in the package, a regular
+    """One file out of a package, or many. key: its name in the manifest; pattern: its path in the package, a regular
     expression; saved_as: its name in the cache. Both may contain {version}: the hypervisor's or the kernel's.
     A file smaller than min_size is a placeholder and is not taken.
+
+    When saved_as ends in a slash it is a directory: every file that matches is taken, under its own name.
     """
 
     key: str
@@ -31,6 +33,11 @@ class WantedFile:
     def matcher(self, version: str) -> re.Pattern[str]:
         """The pattern for one version."""
         return re.compile(self.pattern.replace("{version}", re.escape(version)))
+
+    def name_in_cache(self, path: str, version: str) -> str:
+        """Where the file that is `path` in the package is put."""
+        saved_as = self.saved_as.format(version=version)
+        return saved_as + path.rpartition("/")[2] if saved_as.endswith("/") else saved_as
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,32 @@ class Role:
     files: tuple[WantedFile, ...]
     version_of: str | None = None
     required: bool = True
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Packages together with what they depend on. {version}: the hypervisor's.
+
+    kept: a regular expression of the package names that are taken; other dependencies have nothing we run.
+    """
+
+    roots: tuple[str, ...]
+    files: tuple[WantedFile, ...]
+    kept: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is fetched and unpacked together. link: the name in the cache that leads to the one in use.
+
+    form: one more whenever the files or the manifest change; older caches are then made again.
+    """
+
+    key: str
+    link: str
+    form: int
+    roles: tuple[Role, ...]
+    closure: Closure | None = None
 
 
 # Debian's System.map only says where the real one is; the 855 MB kernel debug package is not worth its size.
@@ -62,7 +95,7 @@ _SYSTEM_MAP = WantedFile(
     min_size=4096,
 )
 
-ROLES = (
+_BOOT_ROLES = (
     Role(
         "hypervisor",
         ("xen-hypervisor-{version}-amd64",),
@@ -92,6 +125,58 @@ ROLES = (
         required=False,
     ),
     Role("busybox", ("busybox-static",), (WantedFile("busybox", r"(usr/)?bin/busybox", "busybox"),)),
+)
+
+BOOT = Part("boot", "current", 1, _BOOT_ROLES)
+
+# What the toolstack's dom0 has beside busybox, as in the running system. The rest of the packages' files, scripts in
+# Python and Perl among them, is for a Debian that is installed.
+XEN_BIN = "usr/lib/xen-{version}/bin"
+PROGRAMS = (
+    *(f"{XEN_BIN}/{name}" for name in ("xl", "xenstored", "xenconsoled", "xen-init-dom0", "libxl-save-helper")),
+    *(f"{XEN_BIN}/{name}" for name in ("xen-mfndump", "xenctx")),
+    *("usr/bin/xenstore", "usr/bin/makedumpfile", "usr/sbin/kexec"),
+)
+# Opened at run time, so that no program says that it needs them: libgcc_s.so.1 when a thread is cancelled (without it
+# `xl create` aborts after it has created the domain), libxenctrl by kexec.
+OPENED_LIBRARIES = ("libgcc_s.so.1", "libxenctrl.so.{version}")
+LIBRARIES, MODULES = "lib/x86_64-linux-gnu", "lib/modules"
+# In the order in which dom0 loads them, what they depend on before them. 9p: the directory shared with the host.
+DOM0_MODULES = ("xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs", "virtio_pci", "9pnet_virtio", "9p")
+
+_CLOSURE_FILES = (
+    WantedFile("Xen's programs", r"usr/lib/xen-[\d.]+/bin/(xl|xen[a-z0-9-]+|libxl-save-helper)", XEN_BIN + "/"),
+    WantedFile("programs", r"usr/bin/(xenstore|makedumpfile)", "usr/bin/"),
+    WantedFile("kexec", r"(usr/)?sbin/kexec", "usr/sbin/"),
+    WantedFile(
+        "libraries",
+        r"(usr/)?lib(64)?/((xen-[\d.]+/lib/)?x86_64-linux-gnu/)?[^/]+\.so[\d.]*",
+        LIBRARIES + "/",
+    ),
+)
+_MODULE_FILES = WantedFile(
+    "modules",
+    r"(usr/)?lib/modules/{version}/kernel/(drivers/(xen|virtio)|net/9p|fs/(9p|netfs|fscache))/[^/]+\.ko(\.xz)?",
+    MODULES + "/",
+)
+TOOLSTACK = Part(
+    "toolstack",
+    "toolstack",
+    1,
+    # linux-modules: the newest suites keep modules and image apart.
+    (
+        Role(
+            "kernel modules",
+            ("linux-modules-{version}", "linux-image-{version}-unsigned", "linux-image-{version}"),
+            (_MODULE_FILES,),
+            version_of="linux",
+        ),
+    ),
+    Closure(
+        ("xen-utils-{version}", "xenstore-utils", "kexec-tools", "makedumpfile"),
+        _CLOSURE_FILES,
+        kept=r"lib(?!perl|python|systemd-shared).*|zlib1g|xen-utils-[\d.]+|xenstore-utils|kexec-tools|makedumpfile",
+    ),
 )
 
 XEN_PREFIX = "xen-hypervisor-"

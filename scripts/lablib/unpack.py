@@ -5,16 +5,17 @@ from __future__ import annotations
 import gzip
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import LabError
 from .packages import WantedFile
 
 
-def unpack(deb: Path, wanted: dict[str, WantedFile], version: str, directory: Path) -> dict[str, str]:
-    """Write the wanted files of a package, reading its tar stream once; returns key to the name written."""
-    found: dict[str, str] = {}
-    patterns = {key: file.matcher(version) for key, file in wanted.items()}
+def unpack(deb: Path, wanted: Sequence[WantedFile], version: str, directory: Path) -> list[tuple[str, str]]:
+    """Write the wanted files of a package, reading its tar stream once; returns (key, name written) of each."""
+    found: list[tuple[str, str]] = []
+    patterns = [(file, file.matcher(version)) for file in wanted]
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     try:
         with (
@@ -22,11 +23,12 @@ def unpack(deb: Path, wanted: dict[str, WantedFile], version: str, directory: Pa
             tarfile.open(fileobj=process.stdout, mode="r|") as archive,
         ):
             for member in archive:
-                for key, file in wanted.items():
-                    path = member.name.removeprefix("./")
-                    if member.isfile() and member.size >= file.min_size and patterns[key].fullmatch(path):
-                        found[key] = file.saved_as.format(version=version)
-                        _write(archive, member, directory / found[key], gunzip=file.gunzip)
+                path = member.name.removeprefix("./")
+                for file, pattern in patterns:
+                    if member.isfile() and member.size >= file.min_size and pattern.fullmatch(path):
+                        name = file.name_in_cache(path, version)
+                        _write(archive, member, directory / name, gunzip=file.gunzip)
+                        found.append((file.key, name))
     except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
         raise LabError(f"{deb} cannot be unpacked: {error}", hint="remove it and run this again") from error
     return found
@@ -36,4 +38,5 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, *, gun
     stream = archive.extractfile(member)
     assert stream is not None  # it is a regular file
     content = stream.read()
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.decompress(content) if gunzip else content)

@@ -17,7 +17,7 @@ LINES = {
     "p2m map --format j": ["p2m map --format json"],
     "p2m map --kind ide": ["p2m map --kind identity"],
     "p2m map --view list-": ["p2m map --view list-list"],
-    "p2m check lin-001": ["p2m check LIN-001"],
+    "p2m check lin-001": ["p2m check lin-001"],
     "p2m symbols xen_p2m_a": ["p2m symbols xen_p2m_addr"],
     "p2m symbols p2m_top_mfn xen_p2m_a": ["p2m symbols p2m_top_mfn xen_p2m_addr"],
     "p2m lookup 1": [],
