@@ -131,13 +131,47 @@ def _text(report: Report, results: list[Result], kind: str) -> None:
             lines.append(f"  ... and more: {r.total:,} in all")
         report.text("\n".join(lines))
     shown = [r for r in results if kind in r.rule.kinds]
-    rows: list[list[Cell]] = [[r.rule.id, STATUS_WORDS[r.status], r.checked, r.rule.title, r.reason] for r in shown]
-    report.table(["rule", "status", "looked at", "what it says", "remark"], rows, align="llrll")
+    looked: list[list[Cell]] = [
+        [r.rule.id, _status_word(r), r.checked, r.rule.title, r.reason] for r in shown if r.status != "not_applicable"
+    ]
+    if looked:
+        report.table(["rule", "status", "looked at", "what it says", "remark"], looked, align="llrll")
+    aside = [r for r in shown if r.status == "not_applicable"]
+    if aside:
+        report.text("Not applicable:\n" + "\n".join(_by_reason(aside)))
     s = report.data["summary"]
+    noted = sum(r.status == "failed" and r.rule.severity == "note" for r in results)
     report.text(
-        f"{s['errors']} errors, {s['warnings']} warnings, {s['notes']} notes; rules: {s['passed']} passed, "
-        f"{s['failed']} failed, {s['not_applicable']} not applicable, {s['could_not_check']} could not check"
+        f"{s['errors']} errors, {s['warnings']} warnings, {s['notes']} notes; rules: {s['passed']} passed, {noted} noted, "
+        f"{s['failed'] - noted} failed, {s['not_applicable']} not applicable, {s['could_not_check']} could not check"
     )
+
+
+def _status_word(r: Result) -> str:
+    """A note has nothing to fail: it was found, or not."""
+    if r.status == "failed" and r.rule.severity == "note":
+        return "noted"
+    return STATUS_WORDS[r.status]
+
+
+def _by_reason(results: list[Result]) -> list[str]:
+    """Rules that do not apply, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for r in results:
+        reasons.setdefault(r.reason, []).append(r.rule.id)
+    return [f"  {', '.join(_ranges(ids))}: {reason}" for reason, ids in reasons.items()]
+
+
+def _ranges(ids: list[str]) -> list[str]:
+    """TRE-001, TRE-002, TRE-003 -> TRE-001..003."""
+    out: list[list[str]] = []
+    for rule in ids:
+        group, number = rule.split("-")
+        if out and out[-1][0] == group and int(out[-1][-1]) + 1 == int(number):
+            out[-1].append(number)
+        else:
+            out.append([group, number])
+    return [f"{g}-{n[0]}" + (f"..{n[-1]}" if len(n) > 1 else "") for g, *n in out]
 
 
 VERB = Verb(

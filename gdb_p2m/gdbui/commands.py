@@ -9,10 +9,10 @@ from collections.abc import Callable
 import gdb
 
 from gdb_p2m.cli import (
-    RAW_HELP,
     EXIT_FINE,
     EXIT_INPUT,
     EXIT_USAGE,
+    RAW_HELP,
     Parser,
     build_parser,
     emit,

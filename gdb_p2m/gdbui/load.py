@@ -59,20 +59,19 @@ class Loaded:
         """Close everything; the commands stay until others replace them. Returns what `resume` takes."""
         for name in DROPPING_EVENTS:
             getattr(gdb.events, name).disconnect(self._drop)
-        dump = self.session.dump
-        state = {
-            "dump": None if dump is None else (dump.source.info.path, dump.kernel, dump.xen),
-            "settings": self.settings.values(),
-        }
+        opened = self.session.opened
+        # A plain tuple: the class of a named one is forgotten with its module.
+        state = {"opened": None if opened is None else tuple(opened), "settings": self.settings.values()}
         self.session.close()
         return state
 
     def resume(self, state: dict[str, Any]) -> None:
         """Settings and dump of the load before. A dump that has gone meanwhile is reported, not an error."""
         self.settings.restore(state["settings"])
-        if state["dump"] is not None:
+        if state["opened"] is not None:
+            path, kernel, xen, raw = state["opened"]
             try:
-                self.session.open(*state["dump"])
+                self.session.open(path, kernel, xen, raw=raw)
             except P2mError as e:
                 gdb.write(f"p2m: {e}\n", gdb.STDERR)
 

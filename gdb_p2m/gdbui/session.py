@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gdb_p2m.commands.base import Context
 from gdb_p2m.errors import P2mError
@@ -70,6 +71,15 @@ def reset(counters: ReadCounters) -> None:
     counters.pages = counters.requests = 0
 
 
+class Opened(NamedTuple):
+    """What `p2m open` was given, to open it again."""
+
+    path: str
+    kernel: str | None
+    xen: str | None
+    raw: str | None
+
+
 class Session:
     """`live` makes the Machine of GDB's own target; `state` tells whether it has run since."""
 
@@ -78,11 +88,7 @@ class Session:
         self._live_state = state
         self._dump: Machine | None = None
         self._live: Machine | None = None
-
-    @property
-    def dump(self) -> Machine | None:
-        """The opened dump."""
-        return self._dump
+        self.opened: Opened | None = None
 
     def open(
         self,
@@ -101,6 +107,7 @@ class Session:
         machine = Machine(open_source(path, progress, raw), kernel, xen)
         self.close_dump()
         self._dump = machine
+        self.opened = Opened(os.path.abspath(path), kernel, xen, raw)
         return machine
 
     def close_dump(self) -> bool:
@@ -108,7 +115,7 @@ class Session:
         if self._dump is None:
             return False
         self._dump.close()
-        self._dump = None
+        self._dump = self.opened = None
         return True
 
     def machine(self) -> Machine:

@@ -35,14 +35,18 @@ def _identity_page_shifted(m: Machine) -> Where:
     hit = [p for p in range(first, first + per) if m.p2m.at(p).fate is Fate.IDENTITY]
     for p in hit:
         m.poke_entry(p, m.width.identity_bit | (p + shift))
-    return Where(f"{len(hit)} identity entries from PFN {hit[0]:#x} name PFNs {shift} higher", hit[0], m.entry_address(hit[0]))
+    return Where(
+        f"{len(hit)} identity entries from PFN {hit[0]:#x} name PFNs {shift} higher", hit[0], m.entry_address(hit[0])
+    )
 
 
 def _beyond_machine(m: Machine) -> Where:
     (pfn,) = plain_pfns(m)
     raw = m.xen.max_frame + 0x100
     replace_entry(m, pfn, raw)
-    return Where(f"PFN {pfn:#x} maps to MFN {raw:#x}, past the machine's {m.xen.max_frame:#x} frames", pfn, m.entry_address(pfn))
+    return Where(
+        f"PFN {pfn:#x} maps to MFN {raw:#x}, past the machine's {m.xen.max_frame:#x} frames", pfn, m.entry_address(pfn)
+    )
 
 
 def _frame_twice(m: Machine) -> Where:

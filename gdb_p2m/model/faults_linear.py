@@ -102,7 +102,9 @@ def _mapped_twice(m: Machine) -> Where:
     slot = list_slot(m, second)
     if slot is not None:
         m.memory.write_word(slot, one, m.width.bytes)
-    return Where(f"list pages {first:#x} and {second:#x} are one frame {one:#x}", second * m.width.per_page, found.address)
+    return Where(
+        f"list pages {first:#x} and {second:#x} are one frame {one:#x}", second * m.width.per_page, found.address
+    )
 
 
 def _pmds_differ(m: Machine) -> Where:

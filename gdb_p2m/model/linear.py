@@ -120,7 +120,9 @@ def _map_list(d: Description, kernel: Kernel, shape: P2mShape) -> None:
             kernel.tables.set(va + i * PMD_SIZE, "L2", pte(table.mfn, TABLE))
 
 
-def _list_ptes(kinds: np.ndarray[tuple[int], np.dtype[np.uint8]], mfns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> U64Array:
+def _list_ptes(
+    kinds: np.ndarray[tuple[int], np.dtype[np.uint8]], mfns: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> U64Array:
     """Writable entries for private pages, read-only ones for the shared pages."""
     out: U64Array = np.where(kinds == PRIVATE, ptes(mfns, DATA_RW), ptes(mfns, DATA_RO))
     return out

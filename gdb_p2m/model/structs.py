@@ -69,7 +69,9 @@ def fold_cr3(mfn: int, width: EntryWidth) -> int:
     return ((mfn << PAGE_SHIFT) | (mfn >> 20)) & 0xFFFF_FFFF
 
 
-def record_words(next_mfn: int, target: int, mfns: np.ndarray[tuple[int], np.dtype[np.int64]], width: EntryWidth) -> bytes:
+def record_words(
+    next_mfn: int, target: int, mfns: np.ndarray[tuple[int], np.dtype[np.int64]], width: EntryWidth
+) -> bytes:
     """One remap record: next_area_mfn, target_pfn, size, mfns[] (seed 3)."""
     dtype = "<u8" if width.bits == 64 else "<u4"
     head = np.array([next_mfn, target, len(mfns)], dtype=np.uint64)

@@ -161,4 +161,3 @@ def link_root(kernel: Kernel) -> None:
     if kernel.wide:
         root = kernel.tables.root
         kernel.memory.words(root)[LINEAR_PT_SLOT] = (root << PAGE_SHIFT & X86_FRAME_MASK) | LINEAR_PT_FLAGS
-

@@ -210,7 +210,7 @@ class Source(ABC):
 
     def ram_end(self) -> int:
         """End of the machine's RAM, without the ROM below 4 GiB that QEMU adds (seen at 0xfffc0000)."""
-        ends = [e.end for e in self.machine_extents() if not (0xF000_0000 <= e.start and e.end <= 1 << 32)]
+        ends = [e.end for e in self.machine_extents() if not (e.start >= 0xF000_0000 and e.end <= 1 << 32)]
         return max(ends, default=0)
 
     def holds(self, address: int, size: int = 1) -> bool:

@@ -20,8 +20,6 @@ from gdb_p2m.sources.flattened import FlattenedContent
 from gdb_p2m.sources.notes import add_notes, describe_notes
 from gdb_p2m.units import PAGE_SIZE
 
-
-
 MAX_NOTE_BYTES = 64 << 20
 MAX_NOTE_SEGMENTS = 16
 MAX_SEGMENTS = 1 << 22

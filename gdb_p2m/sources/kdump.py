@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.errors import NotUnderstood, Unreadable
-from gdb_p2m.sources.base import Extent, Mask, Pages, Source, SourceInfo
+from gdb_p2m.sources.base import Extent, Mask, Note, Pages, Source, SourceInfo
 from gdb_p2m.sources.content import Content
 from gdb_p2m.sources.decompress import NAMES, BadPage
 from gdb_p2m.sources.flattened import FlattenedContent
 from gdb_p2m.sources.kdump_bitmap import Bitmap, contradicts
-from gdb_p2m.sources.kdump_header import STATUS_INCOMPLETE, STATUS_NO_VMEMMAP, Header, read_header
+from gdb_p2m.sources.kdump_header import STATUS_INCOMPLETE, STATUS_NO_VMEMMAP, read_header
 from gdb_p2m.sources.kdump_pages import CACHE_BYTES, DESCRIPTOR, PageStore
 from gdb_p2m.sources.notes import add_notes, describe_notes
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, human_size
@@ -86,11 +86,11 @@ class KdumpSource(Source):
         h, info = self.header, self.info
         add_notes(info, h.notes, "kdump notes")
         describe_notes(info)
+        if info.xen_crash is not None:
+            info.writer = f"makedumpfile; {info.writer}"
         if info.writer == "unknown":
             info.writer = "makedumpfile or alike (no CPU notes)"
         if h.vmcoreinfo:
-            from gdb_p2m.sources.base import Note
-
             info.notes.append(Note("VMCOREINFO", 0, h.vmcoreinfo))
         method = ", ".join(n for bit, n in NAMES.items() if h.status & bit)
         info.format += f", {method}" if method else ", not compressed"
@@ -98,9 +98,8 @@ class KdumpSource(Source):
         level = ", ".join(text for bit, text in LEVELS if h.dump_level & bit & ~1)
         if left_out:
             why = f", dump level {h.dump_level}: {level}" if level else f", dump level {h.dump_level}"
-            info.loses.append(
-                f"{left_out:,} pages ({human_size(left_out << PAGE_SHIFT)}) were filtered out by the writer{why}"
-            )
+            pages = "1 page" if left_out == 1 else f"{left_out:,} pages"
+            info.loses.append(f"{pages} ({human_size(left_out << PAGE_SHIFT)}) left out by the writer{why}")
         if h.split:
             info.loses.append(
                 f"all frames but {h.start_frame:#x}..{h.end_frame - 1:#x}: this is one file of a split dump"

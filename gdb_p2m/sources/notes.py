@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -81,7 +80,7 @@ def crash_info(desc: bytes, info: SourceInfo) -> XenCrash | None:
     if len(desc) < CRASH_INFO_COMMON.size:
         info.problems.append((0, f"the Xen CRASH_INFO note has {len(desc)} bytes, less than any known version's"))
         return None
-    common = CRASH_INFO_COMMON.unpack_from(desc)
+    major, minor, extra, changeset, compiler, date, time, tainted = CRASH_INFO_COMMON.unpack_from(desc)
     start = lists = None
     if len(desc) == CRASH_INFO_80:
         start, lists = struct.unpack_from("<2Q", desc, 64)
@@ -91,7 +90,7 @@ def crash_info(desc: bytes, info: SourceInfo) -> XenCrash | None:
         info.loses.append(
             f"dom0's frame list list: the Xen CRASH_INFO note has {len(desc)} bytes, an unknown version (72 and 80 are known)"
         )
-    return XenCrash(*common, xen_phys_start=start, frame_list_list=lists)
+    return XenCrash(major, minor, extra, changeset, compiler, date, time, tainted, start, lists)
 
 
 def _excerpt(info: SourceInfo) -> None:
@@ -107,13 +106,6 @@ def _excerpt(info: SourceInfo) -> None:
             except (ValueError, KeyError, TypeError):
                 info.problems.append((0, f"the {EXCERPT_NOTE} note cannot be read"))
     info.loses.append("everything but the pages that the P2M verbs touch (an excerpt)")
-
-
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    pfn: np.ndarray[tuple[int], np.dtype[np.int64]]
-    mfn: np.ndarray[tuple[int], np.dtype[np.int64]]
-    count: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def core_table_note(table: CoreTable) -> Note:

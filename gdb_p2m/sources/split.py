@@ -53,7 +53,7 @@ def _apart(start: int, end: int, known: list[tuple[int, int]]) -> bool:
 def _candidates(path: str) -> list[str]:
     """The other files beside `path`, by name, as many as we are willing to look at."""
     folder = os.path.dirname(os.path.abspath(path))
-    found = []
+    found: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if len(found) >= MAX_LOOKED_AT:

@@ -135,9 +135,17 @@ def _add_repeated(
     if not ok[0] or (words == np.uint64(width.invalid)).all():
         builder.add(pfn, slots * width.per_page, Kind.MISSING if ok[0] else Kind.UNREADABLE)
         return
-    for first in range(0, slots, BATCH_PAGES):
-        entries = np.tile(words, min(BATCH_PAGES, slots - first))
-        builder.add_runs(*entry_runs(entries, pfn + first * width.per_page, width))
+    flags = width.identity_bit | width.foreign_bit
+    if ((words & np.uint64(flags)) == np.uint64(width.identity_bit)).any():
+        # Only identity entries depend on their place: at most one slot of all has the right one.
+        for first in range(0, slots, BATCH_PAGES):
+            entries = np.tile(words, min(BATCH_PAGES, slots - first))
+            builder.add_runs(*entry_runs(entries, pfn + first * width.per_page, width))
+        return
+    start, count, kind, frame = entry_runs(words, 0, width)
+    builder.require_room(slots * len(start))
+    starts = (pfn + np.arange(slots)[:, None] * width.per_page + start).reshape(-1)
+    builder.add_runs(starts, np.tile(count, slots), np.tile(kind, slots), np.tile(frame, slots))
 
 
 def _add_dirty(

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import labs, machine
 from .cache import CachedSuite
 from .errors import LabError
-from .initramfs import READY
+from .initramfs import BEGIN, NO_TOOLSTACK, READY
 from .labs import QEMU_LOG, SERIAL_LOG, Lab
 from .machine import Options
 from .progress import Progress
@@ -22,14 +22,17 @@ _MILESTONES = (
     (b"Xen version", "Xen has begun"),
     (b"Linux version", "dom0's kernel has begun"),
     (b"as init process", "dom0's user space has begun"),
+    (BEGIN.encode(), "dom0 tells about its memory"),
 )
 # Xen stops for good after these (it is told not to reboot): waiting for the timeout would tell no more.
-_FATAL = re.compile(rb"Panic on CPU|Kernel panic - not syncing|Hardware Dom0 (crashed|shutdown)")
+_FATAL = re.compile(
+    rb"Panic on CPU|Kernel panic - not syncing|Hardware Dom0 (crashed|shutdown)|" + re.escape(NO_TOOLSTACK).encode()
+)
 
 
 def boot(options: Options, directory: Path, cached: CachedSuite, timeout: float, progress: Progress) -> Lab:
     """Start QEMU and, unless it is to stay stopped, wait for dom0. Whatever fails, no QEMU is left behind."""
-    machine.prepare(directory, cached)
+    machine.prepare(options, directory, cached)
     lab, process = _start(options, directory, cached)
     progress.step(f"QEMU has begun: pid {lab.pid}, GDB port {lab.port}")
     try:

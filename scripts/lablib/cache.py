@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,8 +88,9 @@ def ensure(suite: str, progress: Progress, *, refresh: bool = False, toolstack: 
         if refresh or not _enough(now, toolstack):
             both = toolstack or _read(suite, TOOLSTACK) is not None
             versions = None if refresh or now is None else now.versions
-            missing = [BOOT] if versions is None else []
-            fetching.fetch(suite, root, [*missing, *([TOOLSTACK] if both else [])], versions, progress)
+            parts = [*([BOOT] if versions is None else []), *([TOOLSTACK] if both else [])]
+            whole = {_directory(root, part) for part in parts if _read(suite, part)}
+            fetching.fetch(suite, root, parts, versions, whole, progress)
             _forget_unused(suite, root)
         found = cached(suite)
     if not _enough(found, toolstack):
@@ -114,11 +114,17 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
+def _directory(root: Path, part: Part) -> str:
+    """The name of the directory in use for a part; empty when there is none."""
+    link = root / part.link
+    return link.readlink().name if link.is_symlink() else ""
+
+
 def _forget_unused(suite: str, root: Path) -> None:
     """Remove what is not needed any more: other versions, scratch directories of commands that were killed,
     and the package lists, which are large and age.
     """
-    used = {os.path.basename(os.readlink(root / part.link)) for part in (BOOT, TOOLSTACK) if (root / part.link).exists()}
+    used = {_directory(root, part) for part in (BOOT, TOOLSTACK)}
     for pattern in ("apt", "unpack-*", "download-*", *(f"{part.key}-*" for part in (BOOT, TOOLSTACK))):
         for path in root.glob(pattern):
             if path.name not in used:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import packages, toolstack
@@ -23,15 +24,24 @@ from .unpack import unpack
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A package and what is taken from it. version: what {version} stands for in its files."""
+    """A package and what is taken from it. version: what {version} stands for in its files.
+
+    any_of: the files are those of several packages, each has some of them.
+    """
 
     package: Package
     files: tuple[WantedFile, ...]
     version: str
+    any_of: bool = False
 
 
-def fetch(suite: str, root: Path, parts: list[Part], versions: dict[str, str] | None, progress: Progress) -> None:
-    """Make parts of a suite whole. versions: "xen" and "linux"; None for the newest there are."""
+def fetch(
+    suite: str, root: Path, parts: list[Part], versions: dict[str, str] | None, whole: set[str], progress: Progress
+) -> None:
+    """Make parts of a suite whole.
+
+    versions: "xen" and "linux"; None for the newest there are. whole: names of directories that need not be made.
+    """
     apt = PrivateApt(suite, root / "apt")
     progress.step(f"{suite}: updating the package lists (this machine's apt sources, a private apt tree)")
     complaints = apt.update()
@@ -41,7 +51,12 @@ def fetch(suite: str, root: Path, parts: list[Part], versions: dict[str, str] | 
     for part in parts:
         chosen = _choose(apt, part, versions)
         _download([one.package for one in chosen], apt, root / "debs", progress)
-        _unpack_part(part, chosen, versions, suite, root, progress)
+        directory = root / f"{part.key}-{_fingerprint(part, chosen, versions)}"
+        if directory.name in whole:
+            progress.step(f"{suite}: the cached packages of the {part.key} are the newest")
+        else:
+            progress.step(f"{suite}: unpacking, for Xen {versions['xen']} and Linux {versions['linux']}")
+            _put(root, directory, part.link, partial(_fill, part, chosen, versions, root / "debs"))
 
 
 def _newest(apt: PrivateApt) -> dict[str, str]:
@@ -65,7 +80,7 @@ def _choose(apt: PrivateApt, part: Part, versions: dict[str, str]) -> list[_Chos
         roots = [name.format(version=versions["xen"]) for name in part.closure.roots]
         for package in apt.closure(roots):
             if re.fullmatch(part.closure.kept, package.name):
-                chosen.append(_Chosen(package, part.closure.files, versions["xen"]))
+                chosen.append(_Chosen(package, part.closure.files, versions["xen"], any_of=True))
     return chosen
 
 
@@ -114,17 +129,9 @@ def _is_whole(path: Path, package: Package) -> bool:
         return package.sha256 in ("", hashlib.file_digest(stream, "sha256").hexdigest())
 
 
-def _unpack_part(
-    part: Part, chosen: list[_Chosen], versions: dict[str, str], suite: str, root: Path, progress: Progress
-) -> None:
-    """Unpack into a directory named after what is in it, unless it is in use already."""
+def _fingerprint(part: Part, chosen: list[_Chosen], versions: dict[str, str]) -> str:
     content = [part.form, versions, sorted((one.package.name, one.package.version) for one in chosen)]
-    directory = root / f"{part.key}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
-    if (root / part.link / "manifest.json").is_file() and (root / part.link).resolve() == directory:
-        progress.step(f"{suite}: the cached packages of the {part.key} are the newest")
-        return
-    progress.step(f"{suite}: unpacking, for Xen {versions['xen']} and Linux {versions['linux']}")
-    _put(root, directory, part.link, lambda work: _fill(part, chosen, versions, root / "debs", work))
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 def _put(root: Path, directory: Path, link: str, fill: Callable[[Path], None]) -> None:
@@ -147,9 +154,9 @@ def _fill(part: Part, chosen: list[_Chosen], versions: dict[str, str], debs: Pat
         found = dict(unpack(debs / one.package.filename, wanted, one.version, directory))
         names |= found
         missing = [file.key for file in wanted if file.required and file.key not in found]
-        if missing and not part.closure:
+        if missing and not one.any_of:
             raise LabError(f"{one.package.filename} has no file known as {' or '.join(missing)}")
-    if part.closure:  # which of its packages has which file is nobody's business but theirs
+    if part.closure:
         toolstack.arrange(directory, versions["xen"])
         names = {name: name for name in _files_below(directory)}
     manifest = {

@@ -32,6 +32,7 @@ class Lab:
     """What is known about one lab.
 
     start_ticks: field 22 of /proc/PID/stat, which tells our process from a later one with the same id.
+    crashkernel: the size of the memory Xen keeps for a crash kernel, empty when there is none.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Lab:
     versions: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    toolstack: bool = False
+    crashkernel: str = ""
 
     def path(self, name: str) -> Path:
         """A file in the lab's directory."""
@@ -63,13 +66,17 @@ class Lab:
         """Whether the process is still there and still ours."""
         return start_ticks(self.pid) == self.start_ticks
 
-    def qmp(self, timeout: float = 10.0) -> Qmp:
-        """A session with the lab's QEMU; LabError when it has died."""
+    def require_alive(self) -> None:
+        """Raise LabError when the process is gone."""
         if not self.alive():
             raise LabError(
                 f"lab '{self.name}' is dead: its QEMU (pid {self.pid}) is gone",
                 hint=f"`scripts/lab console --name {self.name}` for its last words, then `down`",
             )
+
+    def qmp(self, timeout: float = 10.0) -> Qmp:
+        """A session with the lab's QEMU; LabError when it has died."""
+        self.require_alive()
         return Qmp(self.path(QMP_SOCKET), timeout=timeout)
 
     def state(self) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .dump import EHDR, EHDR_PHNUM, EHDR_PHOFF, EM_X86_64, ET_CORE, PHDR, PT_LOAD, PT_NOTE
+from .elf import EHDR, EHDR_PHNUM, EHDR_PHOFF, EM_X86_64, ET_CORE, PHDR, PT_LOAD, PT_NOTE
 from .errors import LabError
 from .labs import Lab
 from .progress import Progress, size_text

@@ -12,6 +12,8 @@ from .errors import LabError
 
 SUITES = ("bullseye", "bookworm", "trixie", "sid")
 DEFAULT_SUITE = "bookworm"
+NO_KEXEC = ("bullseye",)  # its kexec-tools cannot load a crash kernel under Xen
+ZSTD_KDUMP = ("trixie", "sid")  # suites whose makedumpfile can compress with zstd
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Gdb
+from support.gdb_process import Gdb
 from support.places import DOM0
 
 pytestmark = pytest.mark.gdb

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Gdb
+from support.gdb_process import Gdb
 from support.rsp_server import RspServer
 
 pytestmark = pytest.mark.gdb
@@ -53,7 +53,5 @@ def test_a_stub_that_claims_to_be_qemu_and_has_no_monitor_gives_no_answers(gdb: 
 
 def test_a_stub_that_goes_away_is_a_message(gdb: Gdb) -> None:
     with RspServer({"qqemu.Supported": "PhyMemMode"}) as server:
-        ran = gdb(
-            "set architecture i386:x86-64", f"target remote 127.0.0.1:{server.port}", "disconnect", *VERBS
-        )
+        ran = gdb("set architecture i386:x86-64", f"target remote 127.0.0.1:{server.port}", "disconnect", *VERBS)
     assert ran.err.count("GDB is not connected to a machine") == 3

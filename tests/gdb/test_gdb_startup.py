@@ -8,8 +8,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPT, Gdb
 from support.command_line import run_cli
+from support.gdb_process import SCRIPT, Gdb
 from support.places import DOM0, PACKAGE
 
 pytestmark = pytest.mark.gdb

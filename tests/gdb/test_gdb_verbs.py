@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Gdb
+from support.command_line import run_cli
+from support.gdb_process import Gdb
+from support.places import DOM0, ODD
+
 from gdb_p2m.commands.base import Verb
 from gdb_p2m.commands.registry import BY_NAME, VERBS
-from support.command_line import run_cli
-from support.places import DOM0, ODD
 
 pytestmark = pytest.mark.gdb
 OWN = {"open", "close"}
@@ -123,8 +124,7 @@ def test_errors_are_one_message_and_set_the_status(gdb: Gdb) -> None:
 
 def test_an_internal_error_is_a_message_too_and_full_stacks_are_for_those_who_ask(gdb: Gdb) -> None:
     broken = (
-        "python import gdb_p2m.commands.map as m, gdb_p2m.gdbui.session as s; "
-        "s.Machine.target = lambda *a: {}['oops']"
+        "python import gdb_p2m.commands.map as m, gdb_p2m.gdbui.session as s; s.Machine.target = lambda *a: {}['oops']"
     )
     ran = gdb(f"p2m open {DOM0.path}", broken, "p2m map", "print $_p2m_status")
     assert "p2m: internal error, please report it: KeyError: 'oops'" in ran.err and "$1 = 3" in ran.out
@@ -154,9 +154,11 @@ def test_arguments_may_be_expressions_of_gdb_and_file_names_may_be_quoted(gdb: G
         env={"HOME": str(tmp_path)},
     )
     assert not ran.err
-    assert (tmp_path / "one").read_text() == (tmp_path / "three").read_text() == run_cli(
-        "lookup", DOM0.path, "0x100", "--json"
-    ).out
+    assert (
+        (tmp_path / "one").read_text()
+        == (tmp_path / "three").read_text()
+        == run_cli("lookup", DOM0.path, "0x100", "--json").out
+    )
     assert '"pfn": 256' in (tmp_path / "two").read_text()
 
 

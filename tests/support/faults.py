@@ -162,7 +162,7 @@ def _list_inside_a_page(h: Healthy, m: Machine) -> dict[str, int]:
     return {"address": h.guest.variable("xen_p2m_addr") + 8}
 
 
-@fault("LIN-001", unchecked=NO_LIST | {"LIN-004", "LIN-008", "SIF-003"})
+@fault("LIN-001", unchecked=NO_LIST | {"LIN-003", "LIN-004", "LIN-007", "LIN-008", "SIF-002", "SIF-003"})
 def _absurd_size(h: Healthy, m: Machine) -> dict[str, int]:
     """xen_p2m_size is more than there is address space above the list"""
     m.set_u64(h.at("xen_p2m_size"), 1 << 61)

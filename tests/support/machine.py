@@ -12,12 +12,12 @@ from functools import cached_property
 
 import numpy as np
 
-from gdb_p2m.errors import P2mError
+from gdb_p2m.errors import P2mError, Unreadable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.rules.base import Result, RuleContext, run_rule
 from gdb_p2m.rules.catalogue import CATALOGUE
-from gdb_p2m.sources.base import Source, SourceInfo
+from gdb_p2m.sources.base import Extent, Source, SourceInfo
 from gdb_p2m.sources.fake import FakeSource
 from gdb_p2m.sources.probe import open_source
 from gdb_p2m.structures.m2p import M2p
@@ -111,6 +111,34 @@ class Machine:
 def _add(pieces: dict[int, bytearray], start: int, data: bytearray, a: int, b: int) -> None:
     if b > a:
         pieces[a] = memoryview(data)[a - start : b - start]  # type: ignore[assignment]
+
+
+class Lacking(Source):
+    """Another source without some frames, which its machine had."""
+
+    def __init__(self, inner: Source, frames: set[int]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.info = copy_of(inner.info)
+        self.info.original = inner.machine_extents()
+        self._frames = sorted(frames)
+
+    def extents(self) -> tuple[Extent, ...]:
+        parts = []
+        for e in self.inner.extents():
+            at = e.start
+            for mfn in self._frames:
+                if e.start <= mfn << PAGE_SHIFT < e.end:
+                    parts.append(Extent(at, mfn << PAGE_SHIFT))
+                    at = (mfn + 1) << PAGE_SHIFT
+            parts.append(Extent(at, e.end))
+        return tuple(p for p in parts if p.end > p.start)
+
+    def _read(self, address: int, size: int) -> bytes | memoryview:
+        for mfn in self._frames:
+            if address < (mfn + 1) << PAGE_SHIFT and mfn << PAGE_SHIFT < address + size:
+                raise Unreadable(max(address, mfn << PAGE_SHIFT), self.missing_reason(address))
+        return self.inner.read(address, size)
 
 
 @dataclass
