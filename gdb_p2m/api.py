@@ -115,7 +115,7 @@ def attach(**options: Any) -> Machine:
     Raises NotSupported outside GDB, P2mError when GDB is not connected to such a stub.
     """
     try:
-        from gdb_p2m.gdbui.session import attach_target
+        from gdb_p2m.gdbui.live import attach_target
     except ImportError:
         raise NotSupported("attach() works inside GDB only", hint="use open_dump(PATH) elsewhere") from None
     domain = options.pop("domain", None)

@@ -122,6 +122,7 @@ def _with_target(verb: Verb, args: argparse.Namespace, out: TextIO, err: TextIO,
     from gdb_p2m.sources.probe import open_source
     from gdb_p2m.target import Target
 
+    refuse_overwrite(args.output, args)
     target = Target(open_source(args.dump, progress, args.raw), kernel=args.kernel, xen=args.xen, progress=progress)
     try:
         refuse_damage(target, verb, args)
@@ -129,12 +130,21 @@ def _with_target(verb: Verb, args: argparse.Namespace, out: TextIO, err: TextIO,
             err.write(f"gdb-p2m: warning: {warning}\n")
         with target.timing.stage("all"):
             report = verb.run(Context(target, args.domain, progress), args)
+            for notice in target.notices:
+                err.write(f"gdb-p2m: warning: {notice}\n")
             code = emit(report, args, out)
         if args.timing:
             err.write(timing_text(target))
         return code
     finally:
         target.close()
+
+
+def refuse_overwrite(output: str, args: argparse.Namespace) -> None:
+    """Raise UsageError when an output is one of the inputs: they are only read."""
+    for given in (args.dump, args.kernel, args.xen):
+        if given is not None and output != "-" and os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
+            raise UsageError(f"{output} is an input, it is not overwritten", hint="name another output file")
 
 
 def refuse_damage(target: object, verb: Verb, args: argparse.Namespace) -> None:
@@ -162,6 +172,8 @@ def timing_text(target: object) -> str:
 
 def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
+    if report.raw_stdout:
+        return report.exit_code
     text = rendered(report, args.format)
     if args.output == "-" or report.made_output:
         out.write(text)
@@ -194,17 +206,30 @@ def main() -> None:
     except P2mError as e:
         code = _complain(e, EXIT_INPUT)
     except BrokenPipeError:
-        # The reader (head, less) went away: not our error. Keep the interpreter from flushing again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) went away: not our error.
+        _silence_stdout()
         code = EXIT_FINE
+    except OSError as e:
+        _silence_stdout()
+        code = _complain(P2mError(f"{e.filename or 'standard output'}: {e.strerror or e}"), EXIT_INPUT)
+    except MemoryError:
+        hint = "is the dump damaged? `check` and `identify` need the least"
+        code = _complain(P2mError("there is not enough memory for what this dump claims to hold", hint=hint), EXIT_INPUT)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
 
 
+def _silence_stdout() -> None:
+    """Keep the interpreter from flushing once more what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(error: P2mError, code: int) -> int:
+    from gdb_p2m.render.text import printable
+
     sys.stdout.flush()
-    sys.stderr.write(f"gdb-p2m: {error}\n")
+    sys.stderr.write(f"gdb-p2m: {printable(str(error))}\n")
     return code
 
 

@@ -16,6 +16,7 @@ from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces import pv_roots
 from gdb_p2m.spaces.pv_roots import Root
+from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.base import SymbolSource
 from gdb_p2m.units import PAGE_SHIFT
 from gdb_p2m.xen_riscv import RiscvDomain, XenRiscv, open_xen
@@ -60,6 +61,9 @@ class Target:
         self.progress = progress
         self.timing = Timing()
         self.warnings: list[str] = [f"{m} (at {a:#x})" for a, m in source.info.problems]
+        self.notices: list[str] = []
+        self._wrong_kernels: list[P2mError] = []
+        self._matched = False
 
     @property
     def is_riscv(self) -> bool:
@@ -123,6 +127,8 @@ class Target:
                 self._open_roots(pv_roots.from_scan(self.source, self.progress), found)
         if not found:
             raise self._nothing_found()
+        if self._wrong_kernels and not self._matched:
+            raise self._wrong_kernels[0]
         return sorted(found.values(), key=lambda g: (g.id is None, g.id or 0, g.root.mfn))
 
     def _open_roots(self, roots: Iterator[Root], found: dict[int, LinuxGuest]) -> None:
@@ -130,9 +136,28 @@ class Target:
             mark = pv_roots.kernel_mark(self.source, root)
             key = -root.mfn if mark is None else mark
             if key not in found:
-                guest = open_guest(self.source, root, self.kernel_file)
+                guest = self._open_guest(root)
                 self._identify(guest)
                 found[key] = guest
+
+    def _open_guest(self, root: Root) -> LinuxGuest:
+        """The guest below a root; with the user's kernel file if that is its kernel."""
+        file = self.kernel_file
+        if file is None:
+            return open_guest(self.source, root)
+        from gdb_p2m.symbols.kernel_match import WrongKernel, match_kernel
+
+        try:
+            doubt = match_kernel(VirtualSpace(self.source, root.shape, root.address), file)
+        except WrongKernel as e:
+            self._wrong_kernels.append(e)
+            guest = open_guest(self.source, root)
+            guest.names.notes.append(e.message)
+            return guest
+        self._matched = True
+        if doubt is not None:
+            self.notices.append(doubt)
+        return open_guest(self.source, root, file)
 
     def _identify(self, guest: LinuxGuest) -> None:
         """Domain 0 is known by SIF_INITDOMAIN of its start_info; other ids are Xen's to tell."""

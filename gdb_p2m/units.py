@@ -70,8 +70,10 @@ def parse_range(text: str) -> tuple[int, int]:
     An open end is returned as -1. Raises UsageError.
     """
     if m := re.fullmatch(r"([^.+]+)\+([^.+]+)", text):
-        start = parse_number(m[1])
-        return start, start + parse_number(m[2])
+        start, count = parse_number(m[1]), parse_number(m[2])
+        if not count:
+            raise UsageError(f"empty range {text!r}: a count of 0")
+        return start, start + count
     if m := re.fullmatch(r"([^.]*)\.\.([^.]*)", text):
         start = parse_number(m[1]) if m[1] else 0
         end = parse_number(m[2]) + 1 if m[2] else -1

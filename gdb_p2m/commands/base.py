@@ -45,7 +45,8 @@ class Report:
     """What a verb found. data: the JSON document; blocks: the same for people, in order.
 
     extra: format name -> text, for formats that are no plain view of data (csv, sarif, junit).
-    made_output: the verb wrote --output itself, so the report belongs on stdout.
+    made_output: the verb wrote --output itself, so the report belongs on stdout. raw_stdout: the verb
+    wrote a file to standard output, which nothing may follow.
     """
 
     data: dict[str, Any]
@@ -53,6 +54,7 @@ class Report:
     exit_code: int = 0
     extra: dict[str, Callable[[], str]] = field(default_factory=dict)
     made_output: bool = False
+    raw_stdout: bool = False
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], title: str = "", align: str = "") -> None:
         """Append a table."""

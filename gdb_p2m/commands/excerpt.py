@@ -42,6 +42,9 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     out = args.out
     if out != "-" and os.path.exists(out) and not args.force:
         raise UsageError(f"{out} is there already", hint="choose another name or use --force")
+    dump = ctx.target.source.info.path
+    if out != "-" and os.path.exists(out) and os.path.exists(dump) and os.path.samefile(out, dump):
+        raise UsageError(f"{out} is the dump itself, it is only read", hint="choose another name")
     recording = RecordingSource(ctx.target.source)
     if ctx.target.is_riscv:
         from gdb_p2m.commands.excerpt_riscv import record_xen
@@ -72,7 +75,7 @@ def _write(ctx: Context, out: str, recording: RecordingSource, names: Note, doma
         "bytes": size,
         "domain": domain,
     }
-    report = Report(data)
+    report = Report(data, raw_stdout=out == "-")
     shown = "" if size is None else f", {human_size(size)}"
     report.text(f"{out}: {len(frames):,} pages in {segments:,} segments{shown}; it needs no kernel file.")
     return report

@@ -236,6 +236,7 @@ class P2mCommand(gdb.Command):  # type: ignore[misc]
 def overview() -> str:
     """`p2m` alone: the verbs, in their order."""
     rows = [(v.name, v.summary) for v in VERBS]
+    rows += [("boot MOMENT", "live: stop a booting kernel where its P2M changes")]
     rows += [("open DUMP", "read a dump instead of GDB's target"), ("close", "read GDB's target again")]
     width = max(len(name) for name, _ in rows) + 2
     listed = "\n".join(f"  {name:<{width}}{summary}" for name, summary in rows)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from gdb_p2m.errors import Unreadable
+from gdb_p2m.errors import P2mError, Unreadable
 from gdb_p2m.gdbui.mtree import ram_extents
 from gdb_p2m.gdbui.pagecache import PageCache, joined
 from gdb_p2m.gdbui.pmemsave import MOST, Pmemsave
@@ -43,6 +43,7 @@ class GdbStubSource(Source):
         self.pmemsave = Pmemsave(self._stub, self._reader, bulk)
         self._extents = ram_extents(self._stub.monitor("info mtree -f"))
         self._cache = PageCache(CACHE_BYTES)
+        self._expired = False
 
     def extents(self) -> tuple[Extent, ...]:
         return self._extents
@@ -51,11 +52,12 @@ class GdbStubSource(Source):
         return "not RAM"
 
     def close(self) -> None:
-        self._cache.clear()
+        self.expire()
 
-    def start_counting(self) -> None:
-        """Counters back to zero, for the next verb's --timing."""
-        self.counters.pages = self.counters.requests = 0
+    def expire(self) -> None:
+        """The machine has run, or is gone: forget what was read, refuse to read on."""
+        self._expired = True
+        self._cache.clear()
 
     def read(self, address: int, size: int) -> bytes | memoryview:
         """As in Source; `requests` counts round trips to QEMU, so that what is in the cache is free."""
@@ -81,6 +83,7 @@ class GdbStubSource(Source):
 
     def _require_ram(self, address: int, size: int) -> None:
         """Raise Unreadable with the first address that is not RAM: the stub would read zeros there."""
+        self._require_still()
         at, end = address, address + size
         for extent in self._extents:
             if extent.start <= at < extent.end:
@@ -88,7 +91,13 @@ class GdbStubSource(Source):
         if at < end:
             raise Unreadable(at, self.missing_reason(at))
 
+    def _require_still(self) -> None:
+        """Raise P2mError when the machine has run since the source was made."""
+        if self._expired:
+            raise P2mError(f"{self.info.path}: the machine has run since it was looked at", hint="attach() again")
+
     def read_pages(self, mfns: FrameArray) -> tuple[Pages, Mask]:
+        self._require_still()
         wanted = np.unique(mfns)
         if len(wanted) <= KEEP_BYTES >> PAGE_SHIFT:
             held = (mfn for mfn in wanted.tolist() if mfn not in self._cache)

@@ -9,24 +9,12 @@ import gdb
 
 from gdb_p2m.commands.registry import VERBS
 from gdb_p2m.errors import P2mError
+from gdb_p2m.gdbui.boot import BootCommand
 from gdb_p2m.gdbui.commands import CloseCommand, OpenCommand, P2mCommand, VerbCommand
-from gdb_p2m.gdbui.connection import qemu_connection, state_of_machine
-from gdb_p2m.gdbui.cpus import cpu_states
 from gdb_p2m.gdbui.functions import FUNCTIONS
-from gdb_p2m.gdbui.gdbstub import GdbStubSource
+from gdb_p2m.gdbui.live import RUNNING_EVENTS, live_source, live_state
 from gdb_p2m.gdbui.session import Machine, Session
 from gdb_p2m.gdbui.settings import Settings
-
-DROPPING_EVENTS = (
-    "cont",
-    "stop",
-    "exited",
-    "memory_changed",
-    "register_changed",
-    "inferior_deleted",
-    "connection_removed",
-)
-"""After these nothing that was read of the live machine can be relied on."""
 
 
 class Loaded:
@@ -36,28 +24,26 @@ class Loaded:
         self.settings = Settings()
         self.session = Session(self._live, self._state)
         self._drop: Callable[[object], None] = lambda event: self.session.drop_live()
-        for name in DROPPING_EVENTS:
+        for name in RUNNING_EVENTS:
             getattr(gdb.events, name).connect(self._drop)
         P2mCommand()
         for verb in VERBS:
             VerbCommand(verb, self.session, self.settings)
         OpenCommand(self.session, self.settings)
         CloseCommand(self.session)
+        BootCommand(self.session, self.settings)
         for name, function in FUNCTIONS.items():
             function(name, self.session, self.settings)
 
     def _live(self) -> Machine:
-        qemu = qemu_connection()
-        machine, cpus = cpu_states()
-        return Machine(GdbStubSource(qemu, qemu.where, machine, cpus, bool(self.settings.pmemsave.value)))
+        return Machine(live_source(bool(self.settings.pmemsave.value)))
 
     def _state(self) -> str:
-        qemu = qemu_connection()
-        return f"{qemu.connection.num} {self.settings.pmemsave.value} {state_of_machine(qemu)}"
+        return f"{self.settings.pmemsave.value} {live_state()}"
 
     def unload(self) -> dict[str, Any]:
         """Close everything; the commands stay until others replace them. Returns what `resume` takes."""
-        for name in DROPPING_EVENTS:
+        for name in RUNNING_EVENTS:
             getattr(gdb.events, name).disconnect(self._drop)
         opened = self.session.opened
         # A plain tuple: the class of a named one is forgotten with its module.

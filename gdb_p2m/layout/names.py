@@ -60,7 +60,15 @@ ROOT_NAMES = (
     KernelName("init_level4_pgt", "object", "2.6", "the same, before 4.15", "a process's root is used"),
     KernelName("swapper_pg_dir", "object", "2.6", "the same, 32-bit and older", "a process's root is used"),
 )
-ALL_NAMES = (*LINEAR_NAMES, *SHARED_NAMES, *TREE_NAMES, *GUEST_NAMES, *ROOT_NAMES)
+PREDICTION_NAMES = (
+    KernelName("xen_e820_table", "object", "4.12", "memory map as Xen gave it (init data)", "only during boot"),
+    KernelName("e820_table_firmware", "pointer", "4.12", "memory map of memory setup", "check --against e820 cannot"),
+    KernelName("e820_table_kexec", "pointer", "4.13", "the same, for kexec", "nothing beside e820_table_firmware"),
+    KernelName("e820_saved", "object", "2.6", "the same, until 4.11", "nothing from 4.12 on"),
+    KernelName("balloon_stats", "object", "2.6.37", "pages that the balloon driver counts", "one explanation less"),
+    KernelName("xen_released_pages", "value", "3.2", "pages given back during boot", "one explanation less"),
+)
+ALL_NAMES = (*LINEAR_NAMES, *SHARED_NAMES, *TREE_NAMES, *GUEST_NAMES, *ROOT_NAMES, *PREDICTION_NAMES)
 
 SYSTEM_FREEING_INITMEM = 2
 """enum system_states (include/linux/kernel.h): from this value on, init data is being freed or is gone."""

@@ -48,7 +48,8 @@ class Kernel:
         self.symbols: dict[str, int] = {}
         root = frames.mfn(KERNEL_PFN + ROOT_PAGE)
         self.readonly.append(np.array([KERNEL_PFN + ROOT_PAGE], dtype=np.int64))
-        memory.page(root)
+        for mfn in frames.mfns(KERNEL_PFN, KERNEL_PFN + IMAGE_PAGES).tolist():
+            memory.page(mfn)
         self.tables = Tables(memory, X86_64_4LEVEL if self.wide else I386_PAE, root, self.new_table)
         self._next_variable = self.kernel_va(KERNEL_PFN + DATA_PAGE)
 

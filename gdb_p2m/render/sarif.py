@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from gdb_p2m import __version__
 from gdb_p2m.rules.base import Finding, Result
@@ -45,7 +47,7 @@ def to_sarif(results: Sequence[Result], path: str) -> str:
 
 
 def _result(index: int, r: Result, f: Finding, path: str) -> dict[str, Any]:
-    physical: dict[str, Any] = {"artifactLocation": {"uri": path}}
+    physical: dict[str, Any] = {"artifactLocation": {"uri": quote(os.fsencode(path))}}
     if "address" in f.where and f.space == "machine":
         physical["address"] = {"absoluteAddress": f.where["address"], "kind": "data"}
     return {

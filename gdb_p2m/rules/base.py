@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gdb_p2m.domain import Domain
 from gdb_p2m.errors import P2mError
@@ -25,6 +25,9 @@ from gdb_p2m.views.base import View
 from gdb_p2m.views.linear import LinearView
 from gdb_p2m.views.list_list import ListListView
 from gdb_p2m.views.registry import Views
+
+if TYPE_CHECKING:
+    from gdb_p2m.rules.predicted import Comparison, Prediction
 
 Severity = Literal["error", "warning", "note"]
 Status = Literal["passed", "failed", "not_applicable", "could_not_check"]
@@ -123,16 +126,24 @@ class DomainContext:
 class RuleContext(DomainContext):
     """One PV guest as the rules see it.
 
-    recorded_chain: file of a remap chain saved during boot, for RMP-006.
+    recorded_chain: file of a remap chain saved during boot, for RMP-006. prediction: makes what the P2M is
+    compared with, for PRE; None when nobody asked.
     """
 
     def __init__(
-        self, target: Target, guest: LinuxGuest, views: Views, m2p: M2p, recorded_chain: str | None = None
+        self,
+        target: Target,
+        guest: LinuxGuest,
+        views: Views,
+        m2p: M2p,
+        recorded_chain: str | None = None,
+        prediction: Callable[[], Prediction] | None = None,
     ) -> None:
         super().__init__(target, guest, views)
         self.guest = guest
         self.m2p = m2p
         self.recorded_chain = recorded_chain
+        self.prediction = prediction
 
     def view(self, name: str) -> View:
         """View `name`; CannotCheck when it cannot be made."""
@@ -153,6 +164,14 @@ class RuleContext(DomainContext):
         view = or_cannot(lambda: self.views.get("list-list"))
         assert isinstance(view, ListListView)
         return view
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The prediction against the guest's own view; CannotCheck when there is nothing to predict from."""
+        from gdb_p2m.rules.predicted import Comparison
+
+        assert self.prediction is not None
+        return Comparison(self, or_cannot(self.prediction))
 
     @cached_property
     def start_info(self) -> Record:

@@ -9,6 +9,7 @@ from gdb_p2m.rules.fll import FLL_RULES
 from gdb_p2m.rules.gst import GST_RULES
 from gdb_p2m.rules.lin import LIN_RULES
 from gdb_p2m.rules.m2p import M2P_RULES
+from gdb_p2m.rules.pre import PRE_RULES
 from gdb_p2m.rules.rmp import RMP_RULES
 from gdb_p2m.rules.sif import SIF_RULES
 from gdb_p2m.rules.tre import TRE_RULES
@@ -21,6 +22,7 @@ CATALOGUE: tuple[Rule, ...] = (
     *M2P_RULES,
     *SIF_RULES,
     *RMP_RULES,
+    *PRE_RULES,
     *GST_RULES,
     *DMP_RULES,
 )

@@ -61,6 +61,13 @@ def _sane(ctx: RuleContext, found: Findings) -> None:
             f"{frames:#x}",
             f"start_info.nr_p2m_frames {frames:#x} cannot hold a list of {pages:#x} entries",
         )
+    if frames > limit:
+        found.add(
+            {"address": info.address_of("nr_p2m_frames")},
+            f"{need:#x} (list and its page tables)",
+            f"{frames:#x}",
+            f"start_info.nr_p2m_frames {frames:#x} is more than the machine's {limit:#x} frames",
+        )
     if frames and info.number("first_p2m_pfn") == 0:
         found.add(
             {"address": info.address_of("first_p2m_pfn")},
@@ -122,13 +129,15 @@ def _initial_read_only(ctx: RuleContext, found: Findings) -> None:
     if base >= START_KERNEL_MAP or not info.number("nr_p2m_frames"):
         raise NotApplicable("the domain builder's list lies inside the initial mapping")
     first, count = info.number("first_p2m_pfn"), info.number("nr_p2m_frames")
+    if first + count > ctx.m2p.limit:
+        raise CannotCheck(f"start_info names {count:#x} frames from PFN {first:#x} on, more than the machine has")
     direct = _direct_map(ctx, first)
     slots = ctx.guest.space.slots(direct + (first << PAGE_SHIFT), direct + ((first + count) << PAGE_SHIFT), "L1")
     mapped = slots.status == Status.OK
     found.look(int(np.count_nonzero(mapped)))
     if (slots.status == Status.UNREADABLE).any():
         found.could_not_read("page tables of the direct map are not in the dump")
-    for i in np.flatnonzero(mapped & slots.writable).tolist():
+    for i in found.room(np.flatnonzero(mapped & slots.writable)):
         entry = (int(slots.table[i]) << PAGE_SHIFT) + ((first + i) % 512) * 8
         found.add(
             {"pfn": first + i, "mfn": int(slots.frame[i]), "address": entry},

@@ -11,15 +11,18 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from gdb_p2m.errors import NotUnderstood, P2mError
-from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.progress import Progress, Step, no_progress
 from gdb_p2m.units import MIB, human_size
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK = 1 * MIB
+ZSTD_STEP = 4 << 10
+"""Bytes fed at once: a block of 4 bytes can stand for 128 KiB, so a step gives at most 128 MiB."""
 SPARE_DISK = 256 * MIB
 """Free space that is left alone on the temporary disk; also what stops a decompression bomb."""
 
@@ -40,33 +43,59 @@ def unpack(path: str, kind: str, progress: Progress = no_progress) -> BinaryIO:
     """
     import zstandard
 
-    out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))  # noqa: SIM115 - handed to the caller
-    total = os.path.getsize(path)
     try:
-        with open(path, "rb") as raw:
-            stream = cast(
-                BinaryIO,
-                gzip.GzipFile(fileobj=raw)
-                if kind == "gzip"
-                else zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True),
-            )
-            with progress(f"unpacking {os.path.basename(path)}", total) as step:
-                _copy_sparse(stream, raw, out, step, path)
+        out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))  # noqa: SIM115 - handed to the caller
+        try:
+            with open(path, "rb") as raw, progress(f"unpacking {os.path.basename(path)}", os.path.getsize(path)) as step:
+                _copy_sparse(_gzip_chunks(raw) if kind == "gzip" else _zstd_chunks(raw), raw, out, step, path)
+        except BaseException:
+            out.close()
+            raise
     except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as e:
-        out.close()
         raise NotUnderstood(
             f"{path}: the {kind} stream is damaged or cut off ({e or type(e).__name__})",
             hint="compare the file's size or checksum with the original",
         ) from None
+    except OSError as e:
+        raise P2mError(
+            f"{path}: cannot be unpacked into {tempfile.gettempdir()}: {e.strerror or e}",
+            hint="set TMPDIR to a larger disk, or unpack the file yourself",
+        ) from None
     return out
 
 
-def _copy_sparse(stream: BinaryIO, raw: BinaryIO, out: BinaryIO, step: object, path: str) -> None:
+def _gzip_chunks(raw: BinaryIO) -> Iterator[bytes]:
+    stream = gzip.GzipFile(fileobj=raw)
+    while chunk := stream.read(CHUNK):
+        yield chunk
+
+
+def _zstd_chunks(raw: BinaryIO) -> Iterator[bytes]:
+    """Unpacked bytes of all frames; EOFError when the last one is not complete (the library's reader is silent)."""
+    import zstandard
+
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    fed = 0
+    while data := raw.read(ZSTD_STEP):
+        while data:
+            chunk = frame.decompress(data)
+            fed += len(data)
+            for at in range(0, len(chunk), CHUNK):
+                yield chunk[at : at + CHUNK]
+            data = frame.unused_data if frame.eof else b""
+            if frame.eof:
+                fed = 0
+                frame = zstandard.ZstdDecompressor().decompressobj()
+    if fed:
+        raise EOFError("it ends inside a frame")
+
+
+def _copy_sparse(chunks: Iterator[bytes], raw: BinaryIO, out: BinaryIO, step: Step, path: str) -> None:
     """Copy, leaving holes for zeros; checks the free disk space as it goes."""
     zeros = bytes(CHUNK)
     position = 0
     written_since_check = 0
-    while chunk := stream.read(CHUNK):
+    for chunk in chunks:
         position += len(chunk)
         if chunk == zeros[: len(chunk)]:
             out.seek(position)
@@ -82,6 +111,6 @@ def _copy_sparse(stream: BinaryIO, raw: BinaryIO, out: BinaryIO, step: object, p
             out.seek(position - len(chunk))
             out.write(chunk)
             written_since_check -= len(chunk)
-        step(raw.tell())  # type: ignore[operator]
+        step(raw.tell())
     out.truncate(position)
     out.flush()

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.errors import NotSupported, NotUnderstood, Unreadable
-from gdb_p2m.sources.base import Extent, Source, SourceInfo, merge_extents
+from gdb_p2m.sources.base import Extent, Source, SourceInfo, frames_below, merge_extents
 from gdb_p2m.sources.content import Content
 from gdb_p2m.sources.flattened import FlattenedContent
 from gdb_p2m.sources.notes import add_notes, describe_notes
-from gdb_p2m.units import PAGE_SIZE
+from gdb_p2m.units import PAGE_SIZE, FrameArray
 
 MAX_NOTE_BYTES = 64 << 20
 MAX_NOTE_SEGMENTS = 16
@@ -215,6 +215,13 @@ class ElfSource(Source):
 
     def extents(self) -> tuple[Extent, ...]:
         return self._extents
+
+    def frames_below(self, frames: FrameArray) -> FrameArray:
+        if not self._left_out:
+            return super().frames_below(frames)
+        starts = np.array([-(-e.start // PAGE_SIZE) for e in self._extents], dtype=np.int64)
+        ends = np.array([e.end // PAGE_SIZE for e in self._extents], dtype=np.int64)
+        return frames_below(frames, starts, np.maximum(starts, ends))
 
     def missing_reason(self, address: int) -> str:
         if any(e.start <= address < e.end for e in self._left_out):

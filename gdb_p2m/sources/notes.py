@@ -26,6 +26,8 @@ EXCERPT_CORE_TABLE = 2
 """Note type: .xen_p2m of the original, as little-endian u64 triples (first PFN, first MFN, count)."""
 MAX_NOTES = 1 << 16
 MAX_CORE_RUNS = 1 << 24
+MAX_CORE_PAGES = 1 << 27
+"""512 GiB of one domain: what a note may claim before it is believed."""
 
 
 def add_notes(info: SourceInfo, blob: bytes | memoryview, where: str, at: int = 0) -> None:
@@ -102,8 +104,11 @@ def _excerpt(info: SourceInfo) -> None:
         elif note.name == EXCERPT_NOTE:
             try:
                 ranges = json.loads(note.desc.rstrip(b"\0"))["extents"]
-                info.original = merge_extents(Extent(int(a), int(b)) for a, b in ranges)
-            except (ValueError, KeyError, TypeError):
+                extents = [Extent(int(a), int(b)) for a, b in ranges]
+                if any(not 0 <= e.start <= e.end <= 1 << 64 for e in extents):
+                    raise ValueError("no memory lies there")
+                info.original = merge_extents(extents)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 info.problems.append((0, f"the {EXCERPT_NOTE} note cannot be read"))
     info.loses.append("everything but the pages that the P2M verbs touch (an excerpt)")
 
@@ -124,7 +129,7 @@ def _core_table(desc: bytes, info: SourceInfo) -> CoreTable | None:
         return None
     raw = np.frombuffer(desc, dtype="<u8").reshape(-1, 3)
     limit = np.uint64(1 << 40)
-    if (raw >= limit).any() or int(raw[:, 2].sum()) > MAX_CORE_RUNS * 64:
+    if (raw >= limit).any() or int(raw[:, 2].sum()) > MAX_CORE_PAGES:
         info.problems.append((0, f"the {EXCERPT_NOTE} note of .xen_p2m holds numbers that are no frames"))
         return None
     runs = raw.astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import BinaryIO
 
 from gdb_p2m.errors import NotUnderstood, P2mError
@@ -58,9 +59,14 @@ def _unpacked(path: str, progress: Progress) -> BinaryIO:
 
 def _open(path: str) -> BinaryIO:
     try:
-        if os.path.isdir(path):
-            raise P2mError(f"{path}: is a directory, not a dump", hint="name the dump file itself")
-        return open(path, "rb")
+        # A FIFO would be waited for, and neither it nor a device can be mapped.
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        raise P2mError(f"{path}: is a device or pipe, not a dump", hint="save it to a file first")
+    except IsADirectoryError:
+        raise P2mError(f"{path}: is a directory, not a dump", hint="name the dump file itself") from None
     except OSError as e:
         raise P2mError(f"{path}: cannot be opened: {e.strerror}") from None
 

@@ -31,7 +31,7 @@ from gdb_p2m.layout.x86_pv import KERNEL_TEXT_VA, KERNEL_TEXT_VA_PAE, LINEAR_PT_
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Extent, Source
 from gdb_p2m.spaces.radix import table_page, walk
-from gdb_p2m.units import PAGE_SHIFT, MachineAddress, Mfn
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, MachineAddress, Mfn
 
 Look = Callable[[Source, Extent], list[Mfn]]
 
@@ -183,8 +183,9 @@ def _scan(source: Source, progress: Progress, what: str, look: Look) -> Iterator
     done = 0
     with progress(what, sum(e.end - e.start for e in extents)) as step:
         for extent in extents:
-            for start in range(extent.start, extent.end, SCAN_STEP):
-                part = Extent(start, min(start + SCAN_STEP, extent.end))
+            # From a page boundary on, or a page at the edge of two steps would be in neither.
+            for start in range(extent.start & -PAGE_SIZE, extent.end, SCAN_STEP):
+                part = Extent(max(start, extent.start), min(start + SCAN_STEP, extent.end))
                 yield from look(source, part)
                 done += part.end - part.start
                 step(done)

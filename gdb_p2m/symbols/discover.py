@@ -126,15 +126,19 @@ def _names_the_p2m(note: VmcoreInfo) -> bool:
 
 
 def _add_kallsyms(space: VirtualSpace, table: SymbolTable) -> None:
+    try:
+        table.add(memory_kallsyms(space))
+    except P2mError as e:
+        table.notes.append(f"kallsyms in memory: {e.message}")
+
+
+def memory_kallsyms(space: VirtualSpace) -> SymbolSource:
+    """The names in the kernel's own memory. Raises NotUnderstood."""
     from gdb_p2m.symbols.kallsyms import Kallsyms
 
     base = VirtualAddress(kernel_text(space.shape))
-    why: list[str] = []
     # Early in boot the constants are not protected yet: then the whole image is searched.
-    for constants_only in (True, False):
-        try:
-            table.add(Kallsyms(kernel_image(space, constants_only), base, word=space.word))
-            return
-        except P2mError as e:
-            why.append(e.message)
-    table.notes.append(f"kallsyms in memory: {why[-1]}")
+    try:
+        return Kallsyms(kernel_image(space, True), base, word=space.word)
+    except P2mError:
+        return Kallsyms(kernel_image(space, False), base, word=space.word)

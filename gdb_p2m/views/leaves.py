@@ -20,7 +20,6 @@ from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import FrameArray
 from gdb_p2m.views.entry_runs import entry_runs
 
-
 REPEATED = 8
 """Slots in a row that one page backs before it is worth looking at that page once for all."""
 

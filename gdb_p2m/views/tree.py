@@ -220,8 +220,7 @@ class TreeView(View):
             t.step("mid", index, address, None, reason)
             if backing is Backing.UNREADABLE:
                 return t.decide(Kind.UNREADABLE, None, address, "mid slot", f"the middle page: {reason}")
-            top = t.steps[-2]
-            return t.decide(KINDS[backing], None, top.address, f"top slot: {MID_NAMES[backing]}")
+            return self._by_name(t, backing, t.steps[-2].address, f"top slot: {MID_NAMES[backing]}")
         raw = int(tree.slots[row, index])
         frame = int(tree.frame[row, index])
         if self.leaves.overwritten[row, index]:
@@ -264,7 +263,7 @@ class TreeView(View):
         if raw in known:
             what, name = known[raw]
             t.step(where, index, address, raw, f"{name}, by its pointer; where it lies is not in the dump")
-            return t.decide(KINDS[what], None, address, f"{where} slot: {name}")
+            return self._by_name(t, what, address, f"{where} slot: {name}")
         t.step(where, index, address, raw, why.reason)
         if why in (Pointer.UNMAPPED, Pointer.UNREADABLE):
             try:
@@ -273,6 +272,14 @@ class TreeView(View):
                 t.page_table(e.steps)  # type: ignore[arg-type]
         kind = Kind.UNREADABLE if why is Pointer.UNREADABLE else Kind.CORRUPT
         return t.decide(kind, None, address, f"{where} slot", f"{where}[{index}] = {raw:#x}: {why.reason}")
+
+    def _by_name(self, t: Trace, what: Backing, address: int | None, decided: str) -> Trace:
+        """The end of a trace that a shared page's name decides though not all of the way to it can be read."""
+        name = LEAF_NAMES[what]
+        if (frame := self.shared_frame(name)) is None:
+            return t.decide(KINDS[what], None, address, decided)
+        entry = (frame << PAGE_SHIFT) + t.number % self.width.per_page * self.width.bytes
+        return shared_answer(t, self.guest.source, self.width, name, KINDS[what], entry, (address, decided))
 
     def _entry(self, t: Trace, address: int) -> Trace:
         index = t.number % self.width.per_page

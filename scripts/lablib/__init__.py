@@ -10,11 +10,18 @@ Modules, from what stands alone to what uses the others:
 - apt: apt with a private tree
 - unpack: files out of a Debian package
 - cache: downloaded and unpacked suites
-- initramfs: the user space of dom0
+- elf: what is read of ELF files
+- toolstack: which of the unpacked files dom0 gets
+- fetching: packages chosen, downloaded and unpacked
+- archive, initramfs: the user space of the domains
 - qmp: the control socket of QEMU
 - labs: the running labs, their facts on disk, their end
 - machine: the command line and the start of QEMU
 - boot: waiting for dom0
+- dom0: shell scripts in a dom0 with a toolstack
+- domus: guests
+- deliver: large files on their way to the user
 - dump: memory to an ELF core; livedump: the same from a machine that keeps running
-- verbs, cli: what the user types
+- collect, crash: files that dom0 or the crash kernel makes
+- verbs, domu_verbs, options, cli: what the user types
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from . import labs, machine
 from .cache import CachedSuite
 from .errors import LabError
-from .initramfs import BEGIN, NO_TOOLSTACK, READY
+from .initramfs import NO_TOOLSTACK, READY
 from .labs import QEMU_LOG, SERIAL_LOG, Lab
 from .machine import Options
 from .progress import Progress
@@ -22,7 +22,6 @@ _MILESTONES = (
     (b"Xen version", "Xen has begun"),
     (b"Linux version", "dom0's kernel has begun"),
     (b"as init process", "dom0's user space has begun"),
-    (BEGIN.encode(), "dom0 tells about its memory"),
 )
 # Xen stops for good after these (it is told not to reboot): waiting for the timeout would tell no more.
 _FATAL = re.compile(

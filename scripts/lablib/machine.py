@@ -20,6 +20,8 @@ from .packages import DEFAULT_SUITE, NO_KEXEC
 QEMU = "qemu-system-x86_64"
 
 DOM0_IMAGE = "dom0.img"
+DEFAULT_SIZES = ("1024M", "400M")  # --mem and --dom0-mem
+TOOLSTACK_SIZES = ("2048M", "700M")
 
 _MEM = re.compile(r"[1-9]\d*[MG]")
 _DOM0_MEM = re.compile(r"((min|max):)?[1-9]\d*[BKMG]?(,((min|max):)?[1-9]\d*[BKMG]?)*", re.IGNORECASE)

@@ -156,10 +156,14 @@ _CLOSURE_FILES = (
         LIBRARIES + "/",
     ),
 )
-_MODULE_FILES = WantedFile(
-    "modules",
-    r"(usr/)?lib/modules/{version}/kernel/(drivers/(xen|virtio)|net/9p|fs/(9p|netfs|fscache))/[^/]+\.ko(\.xz)?",
-    MODULES + "/",
+_MODULE_FILES = (
+    WantedFile(
+        "modules",
+        r"(usr/)?lib/modules/{version}/kernel/(drivers/(xen(/xenfs)?|virtio)|net/9p|fs/(9p|netfs|fscache))/"
+        r"[^/]+\.ko(\.xz)?",
+        MODULES + "/",
+    ),
+    WantedFile("modules in the kernel", r"(usr/)?lib/modules/{version}/modules\.builtin", MODULES + "/"),
 )
 TOOLSTACK = Part(
     "toolstack",
@@ -170,7 +174,7 @@ TOOLSTACK = Part(
         Role(
             "kernel modules",
             ("linux-modules-{version}", "linux-image-{version}-unsigned", "linux-image-{version}"),
-            (_MODULE_FILES,),
+            _MODULE_FILES,
             version_of="linux",
         ),
     ),

@@ -63,19 +63,21 @@ def _arrange_libraries(directory: Path, programs: list[Path], opened: list[str])
 
 def _arrange_modules(directory: Path) -> None:
     """Decompress the modules dom0 loads and write their order; what is built into the kernel has no file."""
-    packed = {_module_name(path): path for path in directory.iterdir()}
+    packed = {_module_name(path.name): path for path in directory.iterdir()}
+    lines = (directory / "modules.builtin").read_text().splitlines()
+    built_in = {_module_name(line.rpartition("/")[2]) for line in lines}
     contents: dict[str, bytes] = {}
 
-    def add(name: str) -> None:
+    def add(file_name: str) -> None:
         """A module after those it depends on."""
-        name = name.replace("-", "_")
-        if name in contents or name not in packed:
+        name = _module_name(file_name)
+        if name in contents or name in built_in:
             return
+        if name not in packed:
+            raise LabError(f"the kernel's packages have no module {file_name}")
         data = packed[name].read_bytes()
         data = lzma.decompress(data) if packed[name].suffix == ".xz" else data
         for other in _depends(data):
-            if other.replace("-", "_") not in packed:
-                raise LabError(f"the packages have no module {other}, which module {name} depends on")
             add(other)
         contents[name] = data
 
@@ -87,8 +89,9 @@ def _arrange_modules(directory: Path) -> None:
     (directory / "order").write_text("".join(f"{name}\n" for name in contents))
 
 
-def _module_name(path: Path) -> str:
-    return path.name.partition(".")[0].replace("-", "_")
+def _module_name(file_name: str) -> str:
+    """What the kernel calls the module of a file, such as xen-evtchn.ko.xz."""
+    return file_name.partition(".")[0].replace("-", "_")
 
 
 def _depends(module: bytes) -> list[str]:

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import boot, cache, dump, labs, livedump, machine
+from . import boot, cache, dom0, domus, dump, labs, livedump, machine
 from .errors import LabError
+from .initramfs import SHARE
 from .labs import MONITOR_SOCKET, QMP_SOCKET, SERIAL_LOG, Lab
 from .places import checked_name
 from .progress import Progress
@@ -36,6 +37,7 @@ def facts(lab: Lab) -> dict[str, Any]:
         "monitor_socket": str(lab.path(MONITOR_SOCKET)),
         "qmp_socket": str(lab.path(QMP_SOCKET)),
         "serial_log": str(lab.path(SERIAL_LOG)),
+        "share": str(dom0.shared(lab)) if lab.toolstack else None,
         "vmlinuz": lab.files["vmlinuz"],
         "xen": lab.files["xen"],
         "gdb": gdb_command(lab),
@@ -49,6 +51,8 @@ def _describe(lab: Lab) -> str:
             f"lab '{lab.name}': {lab.state()}, pid {lab.pid}",
             f"  Debian {lab.suite}: Xen {lab.versions['xen']}, dom0 Linux {lab.versions['linux']}",
             f"  machine {lab.mem}, dom0_mem={lab.dom0_mem}, {cpus}, GDB port 127.0.0.1:{lab.port}",
+            *([f"  toolstack; {dom0.shared(lab)} is {SHARE} in dom0"] if lab.toolstack else []),
+            *([f"  {lab.crashkernel} for a crash kernel"] if lab.crashkernel else []),
             f"  serial log {lab.path(SERIAL_LOG)}",
             f"  {gdb_command(lab)}",
         )
@@ -61,21 +65,24 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def up(arguments: argparse.Namespace, progress: Progress) -> None:
     """Boot a lab."""
+    mem, dom0_mem = machine.TOOLSTACK_SIZES if arguments.toolstack else machine.DEFAULT_SIZES
     options = machine.Options(
         suite=arguments.suite,
         name=checked_name(arguments.name),
-        mem=arguments.mem,
-        dom0_mem=arguments.dom0_mem,
+        mem=arguments.mem or mem,
+        dom0_mem=arguments.dom0_mem or dom0_mem,
         cpus=arguments.cpus,
         port=arguments.port,
         stopped=arguments.stopped,
         xen_args=arguments.xen_args,
         kernel_args=arguments.kernel_args,
+        toolstack=arguments.toolstack,
+        crashkernel=arguments.crashkernel,
     )
     options.check()
     machine.require_qemu()
     with labs.claimed(options.name) as directory:
-        cached = cache.ensure(options.suite, progress)
+        cached = cache.ensure(options.suite, progress, toolstack=options.toolstack)
         lab = boot.boot(options, directory, cached, arguments.timeout, progress)
     if arguments.json:
         _print_json({"schema": "gdb-p2m-lab/up/1", **facts(lab)})
@@ -150,14 +157,16 @@ def fetch(arguments: argparse.Namespace, progress: Progress) -> None:
                 f"lab '{using[0]}' runs from the cached {suite}, whose files a refresh may remove",
                 hint=f"scripts/lab down --name {using[0]}",
             )
-    found = cache.ensure(suite, progress, refresh=arguments.refresh)
+    found = cache.ensure(suite, progress, refresh=arguments.refresh, toolstack=arguments.toolstack)
     xen, linux = found.versions["xen"], found.versions["linux"]
-    print(f"{suite}: Xen {xen}, Linux {linux} in {found.path('xen').parent}")
+    tools = ", toolstack" if found.toolstack else ""
+    print(f"{suite}: Xen {xen}, Linux {linux}{tools} in {found.path('xen').parent}")
 
 
 def console(arguments: argparse.Namespace, progress: Progress) -> None:
-    """The serial log: Xen's and dom0's console, without the carriage returns."""
-    path = labs.the_lab(checked_name(arguments.name)).path(SERIAL_LOG)
+    """The serial log (Xen's and dom0's console) or a domU's console, without the carriage returns."""
+    lab = labs.the_lab(checked_name(arguments.name))
+    path = domus.console(lab, domus.checked_name(arguments.domu)) if arguments.domu else lab.path(SERIAL_LOG)
     try:
         text = path.read_bytes().replace(b"\r", b"")
     except OSError as error:

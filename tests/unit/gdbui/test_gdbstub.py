@@ -145,14 +145,21 @@ def test_memory_stays_bounded_and_right_when_more_is_read_than_the_cache_holds(
     assert bytes(source.read(0x10000, 0x20000)) == memory(0x10000, 0x20000)
 
 
-def test_after_close_everything_is_read_anew() -> None:
+def test_after_the_machine_has_run_nothing_is_answered_any_more() -> None:
     qemu = FakeQemu()
     source = live(qemu)
     source.read(0x5000, 8)
-    source.close()
+    source.expire()
     qemu.log.clear()
-    source.read(0x5000, 8)
-    assert qemu.sent("m5000")
+    for read in (
+        lambda: source.read(0x5000, 8),
+        lambda: source.read_pages(np.array([5], dtype=np.int64)),
+        lambda: source.strided_u64(Extent(0, 0x10000), 8),
+    ):
+        with pytest.raises(P2mError, match="has run since") as caught:
+            read()
+        assert not isinstance(caught.value, Unreadable), "else it would be taken for a page that is missing"
+    assert qemu.log == []
 
 
 def test_without_ram_ranges_there_is_no_source() -> None:
