@@ -10,6 +10,7 @@ from gdb_p2m.errors import UsageError
 from gdb_p2m.rules.base import DomainContext, Result, Rule, RuleContext, run_rule
 from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
 from gdb_p2m.rules.gst_context import GstContext
+from gdb_p2m.rules.pre import PRE_RULES
 from gdb_p2m.xen_riscv import RiscvDomain
 
 STATUS_WORDS = {
@@ -24,6 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("rules", nargs="*", metavar="RULE", help="only these rules or groups, e.g. LIN-004 or FLL")
     parser.add_argument("--remap-chain", metavar="FILE", help="chain saved by `remap --save` during boot, for RMP-006")
+    parser.add_argument(
+        "--against",
+        metavar="WHAT",
+        help="compare with what the documented algorithm builds: from the memory map in the dump (e820), or from a "
+        "description (a file, docs/model.md)",
+    )
 
 
 def chosen_rules(names: list[str]) -> list[Rule]:
@@ -44,20 +51,40 @@ def chosen_rules(names: list[str]) -> list[Rule]:
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """Run rules and report findings first."""
     rules = chosen_rules(args.rules)
+    if args.against is not None:
+        rules = [r for r in CATALOGUE if r in rules or r in PRE_RULES]
     context = _context(ctx, args)
     results: list[Result] = []
     with ctx.target.timing.stage("check"), ctx.progress("checking", len(rules)) as step:
         for rule in rules:
             results.append(run_rule(rule, context))
             step(len(results))
-    return report_of(results, ctx)
+    report = report_of(results, ctx)
+    if args.against is not None:
+        _add_prediction(report, context, args.against)
+    return report
 
 
 def _context(ctx: Context, args: argparse.Namespace) -> DomainContext:
-    """What the rules see of the chosen domain."""
-    if isinstance(ctx.domain, RiscvDomain):
+    """What the rules see of the chosen domain. Raises P2mError for a bad --against."""
+    if args.against is None and isinstance(ctx.domain, RiscvDomain):
         return GstContext(ctx.target, ctx.domain, ctx.views)
-    return RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain)
+    predict = None
+    if args.against is not None:
+        # The model is only needed here, and takes as long to import as all the rest.
+        from gdb_p2m.commands.predict import predictor
+
+        predict = predictor(ctx.guest, args.against)
+    return RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain, predict)
+
+
+def _add_prediction(report: Report, context: DomainContext, against: str) -> None:
+    """The section of --against: JSON beside the findings, and a paragraph at the end."""
+    from gdb_p2m.commands.predict import prediction_json, prediction_text
+
+    assert isinstance(context, RuleContext)
+    report.data["prediction"] = prediction_json(context, against)
+    report.text(prediction_text(report.data["prediction"]))
 
 
 def report_of(results: list[Result], ctx: Context) -> Report:

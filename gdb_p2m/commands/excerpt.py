@@ -21,6 +21,7 @@ from gdb_p2m.sources.elf_writer import write_elf
 from gdb_p2m.sources.notes import EXCERPT_NOTE, core_table_note
 from gdb_p2m.sources.recording import RecordingSource
 from gdb_p2m.spaces.virtual import VirtualSpace
+from gdb_p2m.structures.e820 import touch_e820
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.target import Target
@@ -98,6 +99,7 @@ def _touch_everything(target: Target, guest: LinuxGuest, recording: RecordingSou
     shadow = Target(recording, progress=target.progress)
     roots = list(_kernel_walks(guest, recording))
     del roots
+    touch_e820(guest)
     views = Views(guest, target.progress)
     m2p = M2p(guest)
     run_rules(CATALOGUE, RuleContext(shadow, guest, views, m2p))

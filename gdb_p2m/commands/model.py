@@ -41,7 +41,7 @@ def _build(args: argparse.Namespace) -> Report:
     from gdb_p2m.model.build import build
     from gdb_p2m.model.description import parse
 
-    description = parse(_text_of(args.description), args.description)
+    description = parse(description_text(args.description), args.description)
     fault = _fault_id(args.fault)
     machine = build(description, fault, args.stage or _stage_of(fault))
     try:
@@ -68,7 +68,8 @@ def _build(args: argparse.Namespace) -> Report:
     return report
 
 
-def _text_of(path: str) -> str:
+def description_text(path: str) -> str:
+    """The text of a description. Raises P2mError."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read(1 << 20)

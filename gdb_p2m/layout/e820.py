@@ -29,26 +29,21 @@ unpopulated-alloc.c: areas of whole sections, aligned to them)."""
 
 @dataclass(frozen=True, slots=True)
 class E820Name:
-    """One variable that holds such a table, in order of how well it serves.
+    """One variable that holds the map as xen_memory_setup() left it: RAM cut to what the domain has and may get.
 
-    pointer: whether the variable points to the table. init: whether it is init data, gone after boot.
-    given: whether it is the map as Xen gave it; else it is what xen_memory_setup() made of it: RAM cut
-    to the initial size and the extra memory, the ISA range reserved.
+    pointer: whether it always points to the table; else it is the table itself, or (4.10, 4.11) a pointer.
     """
 
     name: str
     pointer: bool
-    init: bool
-    given: bool
 
 
 E820_NAMES = (
-    E820Name("xen_e820_table", False, True, True),
-    E820Name("e820_table_firmware", True, False, False),
-    E820Name("e820_table_kexec", True, False, False),
-    E820Name("e820_saved", False, False, False),
+    E820Name("e820_table_firmware", True),
+    E820Name("e820_table_kexec", True),
+    E820Name("e820_saved", False),
 )
-"""e820_table itself is not among them: the kernel goes on to change it (seen: page 0 becomes reserved).
-
-e820_saved is the name until 4.11; it is the table itself, from 4.10 on a pointer to it.
-"""
+"""In order of trust. e820_table itself is not among them: the kernel goes on to change it (seen: page 0 becomes
+reserved). e820_saved is the name until 4.11."""
+XEN_E820 = E820Name("xen_e820_table", False)
+"""The map as Xen gave it (4.12 on): init data, so that only dumps of a booting kernel have it."""

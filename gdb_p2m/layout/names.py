@@ -61,7 +61,7 @@ ROOT_NAMES = (
     KernelName("swapper_pg_dir", "object", "2.6", "the same, 32-bit and older", "a process's root is used"),
 )
 PREDICTION_NAMES = (
-    KernelName("xen_e820_table", "object", "4.12", "memory map as Xen gave it (init data)", "only during boot"),
+    KernelName("xen_e820_table", "object", "4.12", "memory map as Xen gave it (init data)", "nothing after boot"),
     KernelName("e820_table_firmware", "pointer", "4.12", "memory map of memory setup", "check --against e820 cannot"),
     KernelName("e820_table_kexec", "pointer", "4.13", "the same, for kexec", "nothing beside e820_table_firmware"),
     KernelName("e820_saved", "object", "2.6", "the same, until 4.11", "nothing from 4.12 on"),

@@ -27,7 +27,10 @@ def build_frame_lists(d: Description, kernel: Kernel, shape: P2mShape, *, image:
     for kind in ("missing", "identity"):
         if (mid := shape.shared.get(f"p2m_mid_{kind}_mfn")) is not None:
             _write(d, kernel, mid, np.full(per, shape.shared[f"p2m_{kind}"].mfn, dtype=np.int64))
+    shape.listed = np.zeros(len(shape.leaves.flat), dtype=bool)
     for top, slots in _mid_pages(d, shape).items():
+        part = slice(top * per, (top + 1) * per)
+        shape.listed[part] = (shape.leaves.flat[part] == PRIVATE) & (slots == shape.leaf_mfn[part])
         shape.lists[top] = place(kernel, image=image)
         _write(d, kernel, shape.lists[top], slots)
     missing = shape.shared["p2m_mid_missing_mfn"]

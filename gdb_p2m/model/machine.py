@@ -14,7 +14,6 @@ from gdb_p2m.model.boot import BootPlan
 from gdb_p2m.model.description import Description
 from gdb_p2m.model.elf import CoreNote, Segment, qemu_cpu_notes, write_core
 from gdb_p2m.model.frames import Frames
-from gdb_p2m.model.leaves import PRIVATE
 from gdb_p2m.model.memory import Memory
 from gdb_p2m.model.pieces import Fate, PieceMap
 from gdb_p2m.model.shape import P2mShape
@@ -111,15 +110,15 @@ class Machine:
         return Truth(end, *self.p2m.runs(end, self.frames))
 
     def list_list_truth(self, limit: int | None = None) -> Truth:
-        """What the frame list list says: identity by shared page reads as missing there."""
+        """What the frame list list says: identity by shared page, and all that it does not name, reads as missing."""
         assert self.shape is not None
         end = min(self.width.max_p2m_pfn, self.p2m.limit if limit is None else limit)
         seen = self.p2m.copy()
         per = self.width.per_page
-        shared = np.flatnonzero(np.diff(np.concatenate(([False], self.shape.leaves.flat != PRIVATE, [False]))))
-        for a, b in zip(shared[::2].tolist(), shared[1::2].tolist(), strict=True):
+        unlisted = np.flatnonzero(np.diff(np.concatenate(([False], ~self.shape.listed, [False]))))
+        for a, b in zip(unlisted[::2].tolist(), unlisted[1::2].tolist(), strict=True):
             seen.set(a * per, b * per, Fate.MISSING)
-        seen.set(len(self.shape.leaves.flat) * per, seen.limit, Fate.MISSING)
+        seen.set(len(self.shape.listed) * per, seen.limit, Fate.MISSING)
         return Truth(end, *seen.runs(end, self.frames))
 
     def entries(self, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

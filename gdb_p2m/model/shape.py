@@ -27,7 +27,8 @@ class P2mShape:
     shared: the shared pages by their kernel names. leaf_mfn: machine frame of every leaf slot, shared ones
     included; leaf_va: their addresses (trees only). late: leaf numbers that became private after the frame lists were
     built. early: the leaves' state when the frame lists were built (linear, 3.18).
-    mids: private mid pages of the tree by top slot; lists: private mid_mfn pages by top slot.
+    mids: private mid pages of the tree by top slot; lists: private mid_mfn pages by top slot. listed: leaf
+    slots whose private leaf the frame lists name (a 3.18 tree leaves out what lies past xen_max_p2m_pfn).
     """
 
     leaves: Leaves
@@ -38,6 +39,7 @@ class P2mShape:
     leaf_va: FrameArray | None = None
     mids: dict[int, Placed] = field(default_factory=dict)
     lists: dict[int, Placed] = field(default_factory=dict)
+    listed: np.ndarray[tuple[int], np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=bool))
     area: int = 0
     size: int = 0
     max_p2m_pfn: int = 0

@@ -163,6 +163,8 @@ class Comparison:
         for start, end, why in self.prediction.undecided:
             if start <= d.start and d.end <= end:
                 return why
+        if (other := self._other_size) and Kind.MFN in (d.expected, d.found):
+            return other
         if d.found is Kind.FOREIGN:
             return "frames of another domain are mapped here, as the entries say (FOREIGN_FRAME_BIT)"
         if d.expected is Kind.MFN and d.found is Kind.MISSING:
@@ -189,6 +191,16 @@ class Comparison:
         return f"given back to Xen{counted}" if self._driver_change == _shown(listed) else ""
 
     @cached_property
+    def _other_size(self) -> str:
+        """Words for a prediction that starts from another initial size than this domain had."""
+        assumed = self.prediction.facts["nr_pages"]
+        try:
+            began = self.ctx.start_info.number("nr_pages")
+        except CannotCheck:
+            return ""
+        return "" if began == assumed else f"this domain began with {began:,} pages, not with {assumed:,}"
+
+    @cached_property
     def _own_map(self) -> E820Map | None:
         try:
             return read_e820(self.ctx.guest)
@@ -211,14 +223,14 @@ class Comparison:
         starts = np.array([d.start for d in differences], dtype=np.int64)
         ends = np.array([d.end for d in differences], dtype=np.int64)
         total = np.zeros(len(differences), dtype=np.int64)
-        hit = np.zeros(len(self.ctx.mapping), dtype=bool)
+        m = self.ctx.mapping
+        hit = np.zeros(len(m), dtype=bool)
         for d in differences:
             if d.found is Kind.MFN:
-                a, b = np.searchsorted(self.ctx.mapping.start, [d.start, d.end])
-                hit[a:b] = True
-        m = self.ctx.mapping
+                hit[np.searchsorted(m.start, d.start, side="right") - 1 : np.searchsorted(m.start, d.end)] = True
+        runs = Mapping(m.view, m.limit, m.start[hit], m.count[hit], m.kind[hit], m.frame[hit])
         try:
-            for pfns, mfns in own_frames(Mapping(m.view, m.limit, m.start[hit], m.count[hit], m.kind[hit], m.frame[hit])):
+            for pfns, mfns in own_frames(runs):
                 values, ok = self.ctx.m2p.lookup(mfns)
                 good = pfns[ok & (values == pfns.astype(np.uint64))]
                 which = np.searchsorted(starts, good, side="right") - 1

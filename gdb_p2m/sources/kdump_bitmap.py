@@ -19,6 +19,7 @@ BLOCK_FRAMES = BLOCK_BYTES * 8
 STEP = 1 << 20
 """Bytes of bitmap looked at in one step: bounds the temporaries."""
 MAX_EXTENTS = 1 << 16
+DENSE = 16
 POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
 _LOW_BITS = ((1 << np.arange(8)) - 1).astype(np.uint8)
 """Mask of the bits below bit i of a byte (bit 0 is the lowest frame)."""
@@ -58,10 +59,20 @@ class Bitmap:
 
     def ranks(self, frames: FrameArray) -> FrameArray:
         """`rank` of each of `frames`; those outside 0..frames are moved to the nearest end."""
+        if len(frames) > 1 and int(frames[-1]) - int(frames[0]) < DENSE * len(frames) and bool((np.diff(frames) > 0).all()):
+            return self._dense_ranks(np.clip(frames, 0, self.frames))
         out = np.empty(len(frames), dtype=np.int64)
         for a in range(0, len(frames), BLOCK_FRAMES):
             out[a : a + BLOCK_FRAMES] = self._ranks(np.clip(frames[a : a + BLOCK_FRAMES], 0, self.frames))
         return out
+
+    def _dense_ranks(self, frames: FrameArray) -> FrameArray:
+        """Rising frames that lie close together: their bits are unpacked once."""
+        start = int(frames[0]) & ~7
+        bits = np.unpackbits(self.data[start >> 3 : (int(frames[-1]) + 8) >> 3], bitorder="little")
+        counts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(bits, dtype=np.int64)))
+        ranks: FrameArray = self.rank(start) + counts[np.minimum(frames - start, len(bits))]
+        return ranks
 
     def _ranks(self, frames: FrameArray) -> FrameArray:
         block = frames // BLOCK_FRAMES

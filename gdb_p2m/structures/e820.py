@@ -1,8 +1,8 @@
 """The pseudo-physical memory map of a guest, from the tables that its kernel keeps of it.
 
-During boot the map that Xen gave is still there (xen_e820_table, init data); afterwards the copies are
-left that the kernel took of what xen_memory_setup() had made of it (seen: they are the map that the console
-shows as "Xen: [mem ...]").
+The copies that e820__memory_setup() takes of what xen_memory_setup() returned are the map that the console shows
+as "Xen: [mem ...]" (seen). In them RAM is cut to what the domain has and may get, so that they decide what the
+P2M's memory setup did. The map as Xen gave it is init data.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gdb_p2m.layout.e820 import (
     E820_NAMES,
     E820_RAM,
     E820_TYPES,
+    XEN_E820,
     E820Name,
 )
 from gdb_p2m.layout.names import SYSTEM_FREEING_INITMEM
@@ -45,14 +46,10 @@ class E820Range:
 
 @dataclass(frozen=True, slots=True)
 class E820Map:
-    """A table: ranges rising and without overlaps. name: the variable; address: virtual, of the table.
-
-    given: whether this is the map as Xen gave it, not what memory setup made of it.
-    """
+    """A table: ranges rising and without overlaps. name: the variable; address: virtual, of the table."""
 
     name: str
     address: int
-    given: bool
     ranges: tuple[E820Range, ...]
 
     def ram_pages(self, start: int, end: int) -> int:
@@ -74,26 +71,35 @@ def init_data_is_live(guest: LinuxGuest) -> bool:
 
 
 def read_e820(guest: LinuxGuest) -> E820Map:
-    """The best of the tables. Raises NotFound that says what each lacks, NotUnderstood for one that makes no sense."""
+    """The map that memory setup left. Raises NotFound that says what each table lacks, NotUnderstood."""
     lacking: list[str] = []
     for known in E820_NAMES:
         if not guest.has(known.name):
             lacking.append(f"{known.name} is not known by name")
-        elif known.init and not init_data_is_live(guest):
-            lacking.append(f"{known.name} is init data, which is freed")
-        else:
-            try:
-                address, count = _place(guest, known)
-            except P2mError as e:
-                lacking.append(f"{known.name}: {e.message}")
-                continue
-            if count:
-                return E820Map(known.name, address, known.given, _ranges(guest, known.name, address, count))
-            lacking.append(f"{known.name} is empty: the kernel has not set its memory up yet")
+            continue
+        try:
+            address, count = _place(guest, known)
+        except P2mError as e:
+            lacking.append(f"{known.name}: {e.message}")
+            continue
+        if count:
+            return E820Map(known.name, address, _ranges(guest, known.name, address, count))
+        lacking.append(f"{known.name} is empty, the kernel has not set its memory up yet")
     raise NotFound(
-        f"no memory map (E820) is known in this memory: {'; '.join(lacking)}",
+        f"no memory map (E820) can be read: {'; '.join(lacking)}",
         hint="give a description of the guest instead: check --against FILE (docs/model.md)",
     )
+
+
+def given_e820(guest: LinuxGuest) -> E820Map | None:
+    """The map as Xen gave it, None when it is not there (any more)."""
+    if not guest.has(XEN_E820.name) or not init_data_is_live(guest):
+        return None
+    try:
+        address, count = _place(guest, XEN_E820)
+        return E820Map(XEN_E820.name, address, _ranges(guest, XEN_E820.name, address, count)) if count else None
+    except P2mError:
+        return None
 
 
 def _place(guest: LinuxGuest, known: E820Name) -> tuple[int, int]:
@@ -110,7 +116,9 @@ def _place(guest: LinuxGuest, known: E820Name) -> tuple[int, int]:
 def _ranges(guest: LinuxGuest, name: str, address: int, count: int) -> tuple[E820Range, ...]:
     """The entries, checked. Raises NotUnderstood, and what reading raises."""
     if count > E820_MAX_ENTRIES:
-        raise NotUnderstood(f"{name} at {address:#x} claims {count:,} entries; at most {E820_MAX_ENTRIES:,} are possible")
+        raise NotUnderstood(
+            f"{name} at {address:#x} claims {count:,} entries; at most {E820_MAX_ENTRIES:,} are possible"
+        )
     data = guest.space.read(address + E820_COUNT_BYTES, count * E820_ENTRY.size)
     found: list[E820Range] = []
     for i, (start, size, kind) in enumerate(E820_ENTRY.iter_unpack(data)):
@@ -125,10 +133,10 @@ def _ranges(guest: LinuxGuest, name: str, address: int, count: int) -> tuple[E82
 
 def touch_e820(guest: LinuxGuest) -> None:
     """Read whatever tables there are, so that an excerpt holds them. Never raises for what is not there."""
+    given_e820(guest)
     for known in E820_NAMES:
         if guest.has(known.name):
             try:
-                address, count = _place(guest, known)
-                _ranges(guest, known.name, address, count)
+                _ranges(guest, known.name, *_place(guest, known))
             except P2mError:
                 continue

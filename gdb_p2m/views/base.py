@@ -13,7 +13,9 @@ from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces.radix import Step
-from gdb_p2m.units import FrameArray
+from gdb_p2m.spaces.words import words_of
+from gdb_p2m.units import PAGE_SHIFT, FrameArray
+from gdb_p2m.views.leaves import overwritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ def shared_answer(
         return t.decide(kind, None, *decided)
     if raw != width.invalid:
         reason = f"{name}[{index}] is {raw:#x}, not INVALID_P2M_ENTRY: the shared page was overwritten"
+        t.step("entry", index, entry, raw, reason)
+        return t.decide(Kind.CORRUPT, None, entry, "P2M entry", reason)
+    page, ok = source.read_pages(np.array([entry >> PAGE_SHIFT], dtype=np.int64))
+    if ok[0] and overwritten(words_of(page, width)[0], width)[index]:
+        reason = f"so many other entries of {name} were overwritten that none of the page is believed"
         t.step("entry", index, entry, raw, reason)
         return t.decide(Kind.CORRUPT, None, entry, "P2M entry", reason)
     t.step("entry", index, entry, raw, f"INVALID_P2M_ENTRY, in the page {name}: {kind.word}")

@@ -17,7 +17,7 @@ from gdb_p2m.mapping import Kind, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import BATCH_PAGES, Source
 from gdb_p2m.spaces.words import words_of
-from gdb_p2m.units import FrameArray
+from gdb_p2m.units import FrameArray, U64Array
 from gdb_p2m.views.entry_runs import entry_runs
 
 REPEATED = 8
@@ -43,6 +43,8 @@ _KIND_OF = {
 BackingArray = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Dirty = Mapping[Backing, npt.NDArray[np.bool_]]
 """Slots of a shared page that do not hold INVALID_P2M_ENTRY, for the pages that have any."""
+MAX_DIRTY_RUNS = 1 << 23
+"""200 MiB of runs: 15 stray writes into a page that 512 GiB share."""
 
 
 def dirty_slots(source: Source, width: EntryWidth, shared: Mapping[Backing, int]) -> Dirty:
@@ -56,10 +58,23 @@ def dirty_slots(source: Source, width: EntryWidth, shared: Mapping[Backing, int]
     for backing, mfn in shared.items():
         pages, ok = source.read_pages(np.array([mfn], dtype=np.int64))
         if ok[0]:
-            bad = words_of(pages, width)[0] != np.uint64(width.invalid)
+            bad = overwritten(words_of(pages, width)[0], width)
             if bad.any():
                 dirty[backing] = bad
     return dirty
+
+
+def overwritten(words: U64Array, width: EntryWidth) -> npt.NDArray[np.bool_]:
+    """Which entries of a shared leaf are not to be believed: those that are not INVALID_P2M_ENTRY.
+
+    All of them where so many were overwritten that a map of all who share the page would have more than
+    MAX_DIRTY_RUNS runs: no stray write, and a small dump could ask for any amount of memory.
+    """
+    bad = words != np.uint64(width.invalid)
+    stretches = int(np.count_nonzero(bad[1:] != bad[:-1])) + 1
+    if stretches * width.per_page**2 > MAX_DIRTY_RUNS:
+        bad[:] = True
+    return bad
 
 
 def add_leaves(

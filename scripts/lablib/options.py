@@ -119,7 +119,7 @@ def _add_cache(add: _SubParsers) -> None:
 def _add_domus(add: _SubParsers) -> None:
     execute = _add(add, "exec", domu_verbs.execute, "run a shell command in dom0")
     execute.add_argument("command", metavar="CMD", help="such as 'xl list'; its output and exit code are passed on")
-    _add_timeout(execute, 60.0, "for its end")
+    _add_timeout(execute, 120.0, "for its end")
     domu = _add(add, "domu", domu_verbs.create, "create a PV domU, wait until its user space is up")
     option = domu.add_argument
     option("domu", metavar="DOMU", help="the name of the new domU")
@@ -128,7 +128,7 @@ def _add_domus(add: _SubParsers) -> None:
     option("--e820-host", action="store_true", help="with the machine's holes in its memory map")
     option("--vcpus", type=int, default=1, metavar="N", help="its CPUs (1)")
     option("--kernel-args", default="", metavar="ARGS", help="more of its kernel's command line")
-    _add_timeout(domu, 120.0, "for its user space")
+    _add_timeout(domu, 300.0, "for its user space")
     option("--json", action="store_true", help="for programs")
     for word, verb, text in (
         ("pause", domu_verbs.pause, "stop a domU's CPUs"),
@@ -138,7 +138,7 @@ def _add_domus(add: _SubParsers) -> None:
     balloon = _add(add, "balloon", domu_verbs.balloon, "change a domU's memory, wait until it has it")
     balloon.add_argument("domu", metavar="DOMU", help="its name")
     balloon.add_argument("memory", type=int, metavar="MIB", help="how much it shall have, at most its maxmem")
-    _add_timeout(balloon, 60.0, "for the domU")
+    _add_timeout(balloon, 120.0, "for the domU")
 
 
 def _add_domu_files(add: _SubParsers) -> None:

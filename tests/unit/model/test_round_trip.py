@@ -36,7 +36,9 @@ def assert_same(got: Mapping, truth: Truth) -> None:
     """Run for run, to the last PFN."""
     assert got.limit == truth.limit
     want = (truth.start, truth.count, KIND_OF_FATE[truth.kind], truth.frame)
-    for name, a, b in zip(("start", "count", "kind", "frame"), (got.start, got.count, got.kind, got.frame), want, strict=True):
+    for name, a, b in zip(
+        ("start", "count", "kind", "frame"), (got.start, got.count, got.kind, got.frame), want, strict=True
+    ):
         assert np.array_equal(a, b), f"{name}: {list(got)[:8]} is not {truth.words()[:8]}"
 
 

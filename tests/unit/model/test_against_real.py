@@ -1,0 +1,97 @@
+"""The model against real memory: the same E820 and size must give the same P2M, page by page.
+
+Private or shared, missing or identity, kind by kind to the last PFN: frames differ, for they are Xen's choice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.model_memory import source_of
+from support.places import DOM0, FIXTURES, ODD, SHARED_REAL, Truth
+
+from gdb_p2m.guest import LinuxGuest
+from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.model.build import build
+from gdb_p2m.model.description import parse
+from gdb_p2m.sources.probe import open_source
+from gdb_p2m.target import Target
+from gdb_p2m.views.list_list import ListListView
+from gdb_p2m.views.registry import Views
+
+FIVE_GIB = """
+era linear
+kernel 6.12.0
+nr_pages 150250
+e820 0x0-0x7ffff ram
+e820 0x80000-0xfffff reserved
+e820 0x100000-0xbffdffff ram
+e820 0xbffe0000-0xffffffff reserved
+e820 0x100000000-0x17fffffff ram
+e820 0xfd00000000-0xffffffffff reserved
+machine 0x0-0xbfffffff
+machine 0x100000000-0x17fffffff
+"""
+
+
+def opened(path: str) -> LinuxGuest:
+    (guest,) = Target(open_source(path)).guests
+    return guest
+
+
+def modelled(text: str) -> LinuxGuest:
+    (guest,) = Target(source_of(build(parse(text, "model")))).guests
+    return guest
+
+
+def kinds(mapping: Mapping) -> list[tuple[int, int, Kind]]:
+    """(start, end, kind), runs of frames joined."""
+    keep = np.concatenate(([True], mapping.kind[1:] != mapping.kind[:-1]))
+    starts = mapping.start[keep]
+    ends = np.concatenate((starts[1:], [mapping.limit]))
+    return [(s, e, Kind(k)) for s, e, k in zip(starts.tolist(), ends.tolist(), mapping.kind[keep].tolist(), strict=True)]
+
+
+def own_first(real: LinuxGuest, model: LinuxGuest) -> None:
+    """Kinds of every PFN and the backing of every leaf agree."""
+    left, right = Views(real).own(), Views(model).own()
+    assert left.name == right.name
+    assert kinds(left.mapping()) == kinds(right.mapping())
+    a, b = left.leaf_slots()[0], right.leaf_slots()[0]
+    assert np.array_equal(a, b), np.flatnonzero(a != b)[:8]
+
+
+def lists_alike(real: LinuxGuest, model: LinuxGuest) -> None:
+    """Which top slots of the frame lists share a mid page agrees, and so does what the lists say."""
+    shared = []
+    for guest in (real, model):
+        view = ListListView(guest)
+        shared.append((view.lists.top == view.shared_frame("p2m_mid_missing_mfn")).tolist())
+    assert shared[0] == shared[1]
+    left, right = (Views(g).get("list-list").mapping() for g in (real, model))
+    assert kinds(left) == kinds(right)
+
+
+@pytest.mark.parametrize(
+    ("truth", "text"),
+    [(DOM0, (FIXTURES / "models" / "lab-dom0.model").read_text()), (ODD, FIVE_GIB)],
+    ids=["6.1 on 1 GiB", "6.12 on 5 GiB, odd size"],
+)
+def test_linear_dom0(truth: Truth, text: str) -> None:
+    real, model = opened(str(truth.path)), modelled(text)
+    own_first(real, model)
+    lists_alike(real, model)
+    for name in ("xen_p2m_addr", "xen_p2m_size", "xen_p2m_last_pfn", "xen_max_p2m_pfn"):
+        if real.has(name):
+            assert real.variable(name) == model.variable(name), name
+
+
+@pytest.mark.parametrize(("excerpt", "name"), [("linux-3.16-tree", "tree-dom0"), ("linux-3.18-tree", "tree-3.18-hole-dom0")])
+def test_tree_dom0(excerpt: str, name: str) -> None:
+    path = SHARED_REAL / f"{excerpt}.core.zst"
+    if not path.exists():
+        pytest.skip(f"the excerpt {path.name} is not here")
+    real, model = opened(str(path)), modelled((FIXTURES / "models" / f"{name}.model").read_text())
+    lists_alike(real, model)
+    assert real.variable("xen_max_p2m_pfn") == model.variable("xen_max_p2m_pfn")
+    own_first(real, model)
