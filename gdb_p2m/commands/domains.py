@@ -107,8 +107,8 @@ VERB = Verb(
     "domains",
     "every domain that this memory shows: id, kind, pages, roots",
     "On RISC-V Xen's domain_list is followed: id, root of the G-stage with its mode and the value of hgatp. On x86 the "
-    "PV guests that were found: page-table root and frame list list. Pages: of start_info, or on RISC-V the frames "
-    "that the domain's P2M maps as ram_rw.",
+    "PV guests that were found: page-table root and frame list list. Pages: of start_info, or on RISC-V "
+    "tot_pages (without its offset: the frames that the P2M maps as ram_rw).",
     "",
     no_arguments,
     run,

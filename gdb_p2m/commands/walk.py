@@ -50,8 +50,8 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
 
 
 def _other_era(name: str, own: View) -> bool:
-    """The view of the other era is no news: a linear guest has no tree."""
-    return {name, own.name} == {"linear", "tree"}
+    """The view of the other era, or of another dump format, is no news: a linear guest has no tree."""
+    return name == "core-table" or {name, own.name} == {"linear", "tree"}
 
 
 def _show(report: Report, trace: Trace) -> None:

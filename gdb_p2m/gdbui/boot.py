@@ -149,7 +149,9 @@ class BootCommand(gdb.Command):  # type: ignore[misc]
         except KeyboardInterrupt:
             interrupted = True
         except gdb.error as e:
-            raise P2mError(f"the machine did not go on: {e}", hint="`info breakpoints` and `monitor info status`") from None
+            raise P2mError(
+                f"the machine did not go on: {e}", hint="`info breakpoints` and `monitor info status`"
+            ) from None
         finally:
             alarm.cancel()
             for breakpoint in armed:

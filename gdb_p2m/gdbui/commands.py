@@ -125,10 +125,13 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
         except BaseException:
             machine.forget(target)
             raise
-        code = emit(report, args, out)
+        try:
+            emit(report, args, out)
+        except KeyboardInterrupt:  # the reader has quit GDB's pager: that is no error
+            return report.exit_code
         if args.timing:
             err.write(timing_text(target))
-        return code
+        return report.exit_code
 
     def complete(self, text: str, word: str | None) -> list[str]:
         """Called by GDB, with None for `word` while it looks for where the word begins."""

@@ -44,10 +44,9 @@ def stderr(interactive: bool = False) -> TextIO:
 
 
 def is_interactive() -> bool:
-    """A person at GDB's own command line: not batch mode, a pipe or a front end."""
-    terminal = sys.__stdin__ is not None and sys.__stdin__.isatty()
-    watched = sys.__stderr__ is not None and sys.__stderr__.isatty()
-    return terminal and watched and bool(gdb.parameter("confirm"))
+    """Whether a person sits at GDB's own command line, not a program at the other end of a pipe."""
+    streams = (sys.__stdin__, sys.__stderr__)
+    return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def progress() -> Progress:

@@ -38,7 +38,8 @@ from gdb_p2m.model.structs import (
 )
 from gdb_p2m.model.tables import DATA_RW, pte
 from gdb_p2m.model.tree import build_tree, name_tree
-from gdb_p2m.model.xen import Xen, link_root, make_frames, make_xen, map_m2p, put_m2p
+from gdb_p2m.model.xen import Ownership, Xen, link_root, make_frames, make_xen, map_m2p, put_m2p
+from gdb_p2m.model.xen_view import put_frame_table
 from gdb_p2m.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ class _Boot:
     def run(self) -> Machine:
         """All steps."""
         d, kernel = self.d, self.kernel
-        put_m2p(self.xen, self.memory, self.p2m, self.frames, self.plan.moves if d.stage == "planned" else [])
+        owned = Ownership(self.p2m, self.frames, self.plan.moves if d.stage == "planned" else [])
+        put_m2p(self.xen, self.memory, owned)
+        view = put_frame_table(self.xen, self.memory, kernel, owned) if d.frame_table else None
         self._name_image(map_m2p(self.xen, self.memory, kernel))
         if d.era.linear and d.stage == "initial":
             self.shape = build_initial_list(d, self.plan, self.p2m, kernel, self.placed)
@@ -120,9 +123,12 @@ class _Boot:
         kernel.map_direct()
         link_root(kernel)
         self.memory.page(self.xen.max_frame - 1)
+        notes = [CoreNote("VMCOREINFO", 0, self._vmcoreinfo())]
+        if view is not None:
+            notes.append(CoreNote("VMCOREINFO_XEN", 0, view.vmcoreinfo()))
         return Machine(
             d, self.plan, self.memory, self.frames, self.xen, kernel, self.p2m, self.shape, start_info,
-            shared_info, [Segment(s, e) for s, e in self.xen.ram], [CoreNote("VMCOREINFO", 0, self._vmcoreinfo())],
+            shared_info, [Segment(s, e) for s, e in self.xen.ram], notes, view,
         )  # fmt: skip
 
     def _name_image(self, machine_to_phys: int) -> None:

@@ -60,7 +60,8 @@ class Description:
 
     e820: sorted, without overlaps. max_pages: None is the era's limit. machine: RAM as (start, end) bytes,
     empty for as much as needed. released: given back to Xen before the P2M takes its final shape;
-    ballooned: afterwards. p2m_limit: bytes that the linear area is sized for at least.
+    ballooned: afterwards. p2m_limit: bytes that the linear area is sized for at least. frame_table: whether
+    Xen's frame table is in memory too.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Description:
     p2m_limit: int = 512 << 30
     initial_list: Place = "outside"
     virt_p2m_4tools: bool = False
+    frame_table: bool = False
     stage: Stage = "final"
     command_line: str = ""
 
@@ -285,6 +287,7 @@ KEYWORDS: dict[str, Handler] = {
     "p2m_limit": _set("p2m_limit", _p2m_limit),
     "initial_list": _words("initial_list", get_args(Place)),
     "virt_p2m_4tools": _set("virt_p2m_4tools", lambda p, k, a: _word(p, k, a, ("yes", "no")) == "yes"),
+    "frame_table": _set("frame_table", lambda p, k, a: _word(p, k, a, ("yes", "no")) == "yes"),
     "stage": _words("stage", get_args(Stage)),
     "command_line": _set("command_line", lambda p, k, a: " ".join(a)),
 }
@@ -349,6 +352,8 @@ def _check_whole(d: Description, lines: dict[str, int], source: str = "") -> Non
         raise fail("initial_list", "only 64-bit kernels of the linear era put the initial list outside")
     if d.virt_p2m_4tools and not d.era.linear:
         raise fail("virt_p2m_4tools", "needs the linear list")
+    if d.frame_table and d.width.bits == 32:
+        raise fail("frame_table", "32-bit guests have no slot through which Xen's frame table could be read")
     if d.width.bits == 32 and d.era.linear and d.p2m_limit > 64 << 30:
         raise fail("p2m_limit", "32-bit kernels can be configured for 64G at most")
     if not any(e.kind == "ram" and e.start == 0 for e in d.e820):

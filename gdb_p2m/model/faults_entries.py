@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gdb_p2m.layout.xen_x86 import DOMID_IO, PAGE_INFO_DOMAIN, PAGE_INFO_SIZE
 from gdb_p2m.model.fault import CannotApply, Fault, Where, mfn_of, plain_pfns, replace_entry
 from gdb_p2m.model.leaves import PRIVATE
 from gdb_p2m.model.machine import Machine
@@ -86,6 +87,26 @@ def _m2p_invalid(m: Machine) -> Where:
     return Where(f"M2P[{mfn:#x}] is INVALID_M2P_ENTRY, not {pfn:#x}", pfn, m.xen.m2p_address(mfn))
 
 
+def _owned_by_another(m: Machine) -> Where:
+    if m.view is None:
+        raise CannotApply("the description has no frame_table")
+    (pfn,) = plain_pfns(m)
+    mfn = mfn_of(m, pfn)
+    at = m.view.page_info(mfn) + PAGE_INFO_DOMAIN
+    m.memory.write_word(at, m.view.domains[DOMID_IO], 4)
+    return Where(f"the frame table says that MFN {mfn:#x} of PFN {pfn:#x} is DOMID_IO's", pfn, at)
+
+
+def _owned_by_nobody(m: Machine) -> Where:
+    if m.view is None:
+        raise CannotApply("the description has no frame_table")
+    (pfn,) = plain_pfns(m)
+    mfn = mfn_of(m, pfn)
+    at = m.view.page_info(mfn)
+    m.memory.write(at, bytes(PAGE_INFO_SIZE))
+    return Where(f"the frame table says that MFN {mfn:#x} of PFN {pfn:#x} is free", pfn, at)
+
+
 def _m2p_stale(m: Machine) -> Where:
     (pfn,) = plain_pfns(m)
     mfn = m.xen.max_frame - 1
@@ -106,5 +127,9 @@ ENTRY_FAULTS = (
 M2P_FAULTS = (
     Fault("m2p-names-another-pfn", "M2P-001", "the M2P names another PFN", _m2p_other_pfn),
     Fault("m2p-invalid", "M2P-001", "the M2P entry of an owned frame is INVALID", _m2p_invalid),
+    Fault("owner-another-domain", "M2P-002", "the frame table names another owner", _owned_by_another, width=64,
+          example="frame-table-domu"),
+    Fault("owner-nobody", "M2P-002", "the frame table says that a frame of the guest is free", _owned_by_nobody, width=64,
+          example="frame-table-domu"),
     Fault("m2p-stale", "M2P-003", "an M2P entry of a frame that is not the guest's names a PFN", _m2p_stale),
-)
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from gdb_p2m.model.pieces import Fate, PieceMap
 from gdb_p2m.model.shape import P2mShape
 from gdb_p2m.model.tables import Found, Tables
 from gdb_p2m.model.xen import Xen
+from gdb_p2m.model.xen_view import XenView
 from gdb_p2m.units import PAGE_SHIFT, FrameArray, KindArray
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Machine:
     """One machine with one PV guest. Addresses are machine addresses unless they say otherwise.
 
     p2m is what the documents say the guest's readers find. segments: RAM as the dump holds it.
-    broken: the fault that was built in, None for a healthy machine.
+    view: Xen's frame table and domains, when the description asks for them. broken: the fault that was built
+    in, None for a healthy machine.
     """
 
     description: Description
@@ -75,7 +77,7 @@ class Machine:
     shared_info: int
     segments: list[Segment]
     notes: list[CoreNote]
-    moves: list[tuple[int, FrameArray]] = field(default_factory=list)
+    view: XenView | None = None
     note_slack: int = 0
     broken: Break | None = None
 

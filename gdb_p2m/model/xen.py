@@ -13,6 +13,7 @@ from gdb_p2m.layout.x86_pv import (
     MACH2PHYS_VIRT_START_PAE,
     RO_MPT_SLOT,
 )
+from gdb_p2m.layout.xen_x86 import PAGE_INFO_SIZE
 from gdb_p2m.model.boot import Move
 from gdb_p2m.model.description import Description, DescriptionError
 from gdb_p2m.model.frames import LOW_FRAMES, FrameRange, Frames, Pool
@@ -20,7 +21,7 @@ from gdb_p2m.model.kernel import Kernel
 from gdb_p2m.model.memory import Memory, Rows
 from gdb_p2m.model.pieces import Fate, PieceMap
 from gdb_p2m.model.tables import M2P_PAGE, M2P_TABLE, Tables, pte
-from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE
+from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE, FrameArray
 
 LARGE_FRAMES = 512
 """Frames of a 2 MiB page."""
@@ -37,6 +38,7 @@ class Xen:
     """Where Xen's own things lie. ram: bytes; frames are machine frames.
 
     m2p_first: first frame of the M2P, m2p_entry: bytes of an entry as the guest sees it.
+    table_first, table_frames: the frame table, when the description asks for it.
     """
 
     ram: tuple[tuple[int, int], ...]
@@ -45,6 +47,8 @@ class Xen:
     m2p_frames: int
     m2p_entry: int
     shared_info: int
+    table_first: int
+    table_frames: int
     _next: int
 
     @property
@@ -64,8 +68,13 @@ class Xen:
         return (self.m2p_first << PAGE_SHIFT) + mfn * self.m2p_entry
 
 
-def _m2p_frames(frames: int, entry: int) -> int:
-    return -(-frames * entry // (2 * MIB)) * LARGE_FRAMES
+def _large(size: int) -> int:
+    """Frames of the 2 MiB pages that hold `size` bytes."""
+    return -(-size // (2 * MIB)) * LARGE_FRAMES
+
+
+def _table_frames(d: Description, frames: int) -> int:
+    return _large(frames * PAGE_INFO_SIZE) if d.frame_table else 0
 
 
 def make_xen(d: Description) -> Xen:
@@ -73,8 +82,8 @@ def make_xen(d: Description) -> Xen:
     entry = d.width.bytes
     ram = d.machine or ((0, _enough_ram(d, entry)),)
     end = ram[-1][1] >> PAGE_SHIFT
-    m2p_frames = _m2p_frames(end, entry)
-    first = (end - MISC_FRAMES - m2p_frames) // LARGE_FRAMES * LARGE_FRAMES
+    m2p_frames, table_frames = _large(end * entry), _table_frames(d, end)
+    first = (end - MISC_FRAMES - m2p_frames - table_frames) // LARGE_FRAMES * LARGE_FRAMES
     if first < max(ram[-1][0] >> PAGE_SHIFT, LOW_FRAMES):
         raise DescriptionError(d.name, 0, "machine", "the last stretch of RAM has no room for Xen's M2P")
     if d.width.bits == 32 and end > PAE_MAX_M2P_FRAMES:
@@ -83,8 +92,9 @@ def make_xen(d: Description) -> Xen:
     pool = Pool(ranges)
     if pool.size < d.nr_pages:
         raise DescriptionError(d.name, 0, "machine", f"{pool.size} frames for guests, {d.nr_pages} wanted")
-    misc = first + m2p_frames
-    return Xen(tuple(ram), pool, first, m2p_frames, entry, misc, misc + 1)
+    table = first + m2p_frames
+    misc = table + table_frames
+    return Xen(tuple(ram), pool, first, m2p_frames, entry, misc, table, table_frames, misc + 1)
 
 
 def _enough_ram(d: Description, entry: int) -> int:
@@ -95,7 +105,7 @@ def _enough_ram(d: Description, entry: int) -> int:
     for f in d.foreign:
         frames = max(frames, f.mfn + f.count + 2 * LARGE_FRAMES)
     total = 0
-    while (need := frames + _m2p_frames(total, entry) + 2 * LARGE_FRAMES) > total:
+    while (need := frames + _large(total * entry) + _table_frames(d, total) + 2 * LARGE_FRAMES) > total:
         total = -(-need // LARGE_FRAMES) * LARGE_FRAMES
     return total * PAGE_SIZE
 
@@ -110,28 +120,38 @@ def make_frames(d: Description, xen: Xen) -> Frames:
     return Frames(xen.pool, d.nr_pages, d.order, first, d.seed)
 
 
-def put_m2p(xen: Xen, memory: Memory, p2m: PieceMap, frames: Frames, waiting: list[Move]) -> None:
-    """M2P[P2M[pfn]] = pfn for the guest's frames, INVALID_M2P_ENTRY for all others.
+class Ownership:
+    """Which PFN each machine frame has in Xen's eyes.
 
     waiting: frames in the remap chain: Xen still knows them by their old PFNs.
     """
-    pieces = [(p.base, p.base + p.end - p.start, p.start) for p in p2m if p.fate is Fate.MFN]
-    pieces += [(m.source, m.source + m.count, m.source) for m in waiting]
-    pieces.sort()
-    base, end, pfn = (np.array(column, dtype=np.int64) for column in zip(*pieces, strict=True))
+
+    def __init__(self, p2m: PieceMap, frames: Frames, waiting: list[Move]) -> None:
+        pieces = [(p.base, p.base + p.end - p.start, p.start) for p in p2m if p.fate is Fate.MFN]
+        pieces += [(m.source, m.source + m.count, m.source) for m in waiting]
+        pieces.sort()
+        self.frames = frames
+        self.base, self.end, self.pfn = (np.array(column, dtype=np.int64) for column in zip(*pieces, strict=True))
+
+    def pfns(self, mfns: FrameArray) -> FrameArray:
+        """PFN of each frame, -1 for frames that are not the guest's (any more)."""
+        owner = self.frames.owners(mfns)
+        one = len(self.base) == 1
+        which = np.zeros(1, dtype=np.int64) if one else np.searchsorted(self.base, owner, side="right") - 1
+        # Where no piece begins before the owner, -1 picks the last piece, which then does not hold it either.
+        mine = (owner >= self.base[which]) & (owner < self.end[which])
+        return np.where(mine, owner + (self.pfn - self.base)[which], -1)
+
+
+def put_m2p(xen: Xen, memory: Memory, owned: Ownership) -> None:
+    """M2P[P2M[pfn]] = pfn for the guest's frames, INVALID_M2P_ENTRY (all ones) for all others."""
     per = PAGE_SIZE // xen.m2p_entry
     total = xen.max_frame
 
     def rows(first: int, last: int) -> Rows:
-        mfns = np.arange(first * per, last * per, dtype=np.int64)
-        owner = frames.owners(mfns)
-        owner[max(0, total - first * per) :] = -1
-        which = np.searchsorted(base, owner, side="right") - 1 if len(base) > 1 else np.zeros(1, dtype=np.int64)
-        mine = (owner >= base[which]) & (owner < end[which])
-        # The slot that stands for "no piece" is -1: what it names is not `mine`.
-        pfns = owner + (pfn - base)[which]
-        values = np.where(mine, pfns, -1).view(np.uint64)
-        narrow = values if xen.m2p_entry == 8 else values.astype("<u4")
+        values = owned.pfns(np.arange(first * per, last * per, dtype=np.int64))
+        values[max(0, total - first * per) :] = -1
+        narrow = values.view(np.uint64) if xen.m2p_entry == 8 else values.astype("<u4")
         return narrow.view(np.uint8).reshape(last - first, PAGE_SIZE)
 
     memory.add_block(np.arange(xen.m2p_first, xen.m2p_first + xen.m2p_frames, dtype=np.int64), rows)

@@ -55,7 +55,8 @@ def _lzo() -> Unpack:
         try:
             return _exactly(decompress(data, size), size)
         except (LZOError, InputNotConsumed) as e:
-            raise BadPage(f"LZO: {e.args[0] if e.args else type(e).__name__}") from None
+            why = str(e.args[0]) if e.args else type(e).__name__
+            raise BadPage(f"LZO: {why.removeprefix('EResult.')}") from None
 
     return unpack_lzo
 

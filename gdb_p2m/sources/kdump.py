@@ -31,6 +31,7 @@ LEVELS = (
 CHECKED_AT_OPEN = 4096
 """Descriptors looked at at either end of the table when the dump is opened; `audit` looks at all."""
 MAX_PROBLEMS = 16
+SCAN_FRAMES = 1 << 16
 
 
 class KdumpSource(Source):
@@ -161,25 +162,27 @@ class KdumpSource(Source):
             return str(e)
         return "not in the dump"
 
-    def _page(self, frame: int) -> bytes:
+    def _page(self, address: int) -> bytes:
+        """The page around `address`."""
+        frame = address >> PAGE_SHIFT
         if self.dumped.has(frame) and self.header.start_frame <= frame < self.header.end_frame:
             index = self.dumped.rank(frame) - self._base
             if index < self.pages.count:
                 try:
                     return self.pages.page(index)
                 except BadPage as e:
-                    raise Unreadable(frame << PAGE_SHIFT, str(e)) from None
-        raise Unreadable(frame << PAGE_SHIFT, self.missing_reason(frame << PAGE_SHIFT))
+                    raise Unreadable(address, str(e)) from None
+        raise Unreadable(address, self.missing_reason(address))
 
     def _read(self, address: int, size: int) -> bytes:
         offset = address & (PAGE_SIZE - 1)
         if offset + size <= PAGE_SIZE:
-            return self._page(address >> PAGE_SHIFT)[offset : offset + size]
+            return self._page(address)[offset : offset + size]
         parts = []
         end = address + size
         while address < end:
             offset = address & (PAGE_SIZE - 1)
-            parts.append(self._page(address >> PAGE_SHIFT)[offset : offset + end - address])
+            parts.append(self._page(address)[offset : offset + end - address])
             address += len(parts[-1])
         return b"".join(parts)
 
@@ -190,9 +193,7 @@ class KdumpSource(Source):
         at = np.flatnonzero(there)
         index = self.dumped.ranks(frames[at]) - self._base
         at, index = at[index < self.pages.count], index[index < self.pages.count]
-        table = self.pages.descriptors(index)
-        _, first, which = np.unique(table["offset"], return_index=True, return_inverse=True)
-        return at, table[first], which
+        return at, *self.pages.distinct(index)
 
     def read_pages(self, mfns: FrameArray) -> tuple[Pages, Mask]:
         """Each distinct page is decompressed once."""
@@ -220,7 +221,12 @@ class KdumpSource(Source):
         words = np.zeros(max(0, last - first), dtype=np.uint64)
         self.counters.requests += 1
         self.counters.pages += len(words)
-        frames = self.dumped.members(max(first, self.header.start_frame), min(last, self.header.end_frame))
+        start, end = max(first, self.header.start_frame), min(last, self.header.end_frame)
+        for a in range(start, end, SCAN_FRAMES):
+            self._words(words, first, self.dumped.members(a, min(a + SCAN_FRAMES, end)), offset)
+        return words
+
+    def _words(self, words: npt.NDArray[np.uint64], first: int, frames: FrameArray, offset: int) -> None:
         at, table, which = self._located(frames)
         found = np.zeros(len(table), dtype=np.uint64)
         for i, (position, size, flags, _) in enumerate(table.tolist()):
@@ -230,7 +236,6 @@ class KdumpSource(Source):
                 continue
             found[i] = int.from_bytes(start[offset : offset + 8], "little")
         words[frames[at] - first] = found[which]
-        return words
 
     def close(self) -> None:
         self._content.close()

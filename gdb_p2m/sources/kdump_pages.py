@@ -20,6 +20,9 @@ INCOMPLETE = 0x8
 EXCLUDED_VMEMMAP = 0x10
 KNOWN_FLAGS = COMPRESSED | INCOMPLETE | EXCLUDED_VMEMMAP
 CACHE_BYTES = 64 * MIB
+FLAG_BITS = 6
+KEY_BITS = 19
+"""A descriptor as one number: flags, 13 bits of size (up to a page), 45 bits of offset (32 TiB)."""
 DESCRIPTOR_BLOCK = 4096
 BLOCKS_KEPT = 256
 """24 MiB of descriptors, where the file is not mapped."""
@@ -105,13 +108,23 @@ class PageStore:
         """The page of a descriptor, through the cache. Raises BadPage, NotSupported."""
         if flags & (INCOMPLETE | EXCLUDED_VMEMMAP):
             raise BadPage(unusable(flags))
-        page = self.cache.get(offset)
+        key = offset << KEY_BITS | size << FLAG_BITS | flags
+        page = self.cache.get(key)
         if page is None:
             page = self._decode(offset, size, flags)
             if page == ZEROS:
                 page = ZEROS
-            self.cache.put(offset, page)
+            self.cache.put(key, page)
         return page
+
+    def distinct(self, index: FrameArray) -> tuple[npt.NDArray[np.void], FrameArray]:
+        """The different descriptors among those at `index`, and which of them each has."""
+        table = self.descriptors(index)
+        # Sizes and flags that are no such thing are cut to "0 bytes", which no page has.
+        wild = (table["size"] > PAGE_SIZE) | (table["flags"] > KNOWN_FLAGS) | (table["offset"] >> (64 - KEY_BITS) != 0)
+        low = np.where(wild, 0, table["size"] << np.uint32(FLAG_BITS) | table["flags"]).astype(np.uint64)
+        _, first, which = np.unique(table["offset"] << np.uint64(KEY_BITS) | low, return_index=True, return_inverse=True)
+        return table[first], which
 
     def start_of(self, offset: int, size: int, flags: int, wanted: int) -> bytes:
         """At least the first `wanted` bytes of the page, past the cache. Raises BadPage, NotSupported."""

@@ -24,7 +24,7 @@ from gdb_p2m.layout.xen_riscv import (
 from gdb_p2m.symbols.base import SymbolSource, TypeSource
 from gdb_p2m.symbols.dwarf import DwarfTypes
 
-OPTIONAL = frozenset({"page_info.u.md.used_entries", "p2m_domain.mode"})
+OPTIONAL = frozenset({"page_info.u.md.used_entries", "p2m_domain.mode", "domain.tot_pages"})
 """Members that some eras do not have: a source that knows the struct proves their absence."""
 
 
@@ -70,6 +70,11 @@ class XenFacts:
     def maybe_offset(self, path: str) -> int | None:
         """The offset, or None where this Xen does not have the member."""
         return self.fact("OFFSET", path).value
+
+    def member_size(self, path: str, declared: int) -> int:
+        """Bytes of an integer member: by debug information (1, 2, 4, 8), else as declared."""
+        size = self._dwarf.member_size(path) if self._dwarf is not None else None
+        return size if size in (1, 2, 4, 8) else declared
 
     def number(self, name: str) -> int:
         """An enumerator. Raises NotFound."""

@@ -36,8 +36,8 @@ NO_ANSWER = {
     '$p2m("abc")': "$p2m: not a frame number",
     "$p2m()": "$p2m: takes one frame number, not 0",
     "$p2m_kind(1, 2)": "$p2m_kind: takes one frame number, not 2",
-    "$m2p(0xfee00)": "$m2p: M2P[0xfee00]",
-    "$m2p(0x3fffffffffff)": "$m2p: ",
+    "$m2p(0xfee00)": "$m2p: MFN 0xfee00 ",
+    "$m2p(0x3fffffffffff)": "$m2p: MFN 0x3fffffffffff ",
 }
 
 

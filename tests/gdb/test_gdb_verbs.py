@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from support.command_line import run_cli
 from support.gdb_process import Gdb
-from support.places import DOM0, ODD
+from support.places import DOM0, FIXTURES, ODD, Truth
 
 from gdb_p2m.commands.base import Verb
 from gdb_p2m.commands.registry import BY_NAME, VERBS
 
 pytestmark = pytest.mark.gdb
-OWN = {"open", "close"}
+OWN = {"open", "close", "boot"}
 """Commands that only GDB needs."""
 
 
@@ -50,12 +50,12 @@ def test_option_help_prints_the_same(gdb: Gdb) -> None:
 def both(gdb: Gdb, truth_path: Path, extra: str, folder: Path) -> list[tuple[Verb, str, str]]:
     """(verb, what GDB wrote, what the shell wrote) for every verb with its own example, in directories alike."""
     commands, expected = [f"p2m open {truth_path}"], []
-    (folder / "gdb").mkdir()
-    (folder / "shell").mkdir()
+    for place in ("gdb", "shell"):
+        (folder / place).mkdir()
+        (folder / place / "fixtures").symlink_to(FIXTURES)
     for verb in VERBS:
-        words = [w.replace("dom0.core", "dom0.part.core") for w in shlex.split(verb.example)]
-        line = " ".join(shlex.quote(w) for w in words)
-        commands += [f"echo \\n== {verb.name}\\n", f"p2m {verb.name} {line} {extra}", "p2m-end"]
+        words = shlex.split(verb.example)
+        commands += [f"echo \\n== {verb.name}\\n", f"p2m {verb.name} {verb.example} {extra}", "p2m-end"]
         dump = [truth_path] if verb.uses == "target" else []
         expected.append((verb, [verb.name, *dump, *words, *shlex.split(extra)]))
     script = "define p2m-end\necho == end\\n\nend\n"
@@ -76,7 +76,7 @@ def both(gdb: Gdb, truth_path: Path, extra: str, folder: Path) -> list[tuple[Ver
 
 @pytest.mark.parametrize("truth", [DOM0, ODD], ids=lambda t: t.name)
 @pytest.mark.parametrize("extra", ["--format json", ""], ids=["json", "text"])
-def test_every_verb_says_the_same_as_the_shell(gdb: Gdb, extra: str, truth: type[DOM0], tmp_path: Path) -> None:
+def test_every_verb_says_the_same_as_the_shell(gdb: Gdb, extra: str, truth: Truth, tmp_path: Path) -> None:
     for verb, in_gdb, in_shell in both(gdb, truth.path, extra, tmp_path):
         assert in_gdb == in_shell, verb.name
 

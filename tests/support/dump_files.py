@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from support.places import FIXTURES
 
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import parse
@@ -21,6 +21,7 @@ from gdb_p2m.model.writers_xen import crash_image, domain_pages, write_xen_core
 from gdb_p2m.sources.base import Source
 from gdb_p2m.sources.probe import open_source
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
+from support.places import FIXTURES
 
 Frames = npt.NDArray[np.int64]
 LEFT_OUT = np.array([5, 300, 301, 302, 4000, 7000], dtype=np.int64)
@@ -105,7 +106,7 @@ def _packed(inner: Writer, suffix: str) -> Writer:
 def _split(folder: Path, machine: Machine) -> Written:
     image = image_of(machine)
     edges = (0, 1000, 4001, image.max_frame)
-    for i, part in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, part in enumerate(itertools.pairwise(edges)):
         write_kdump(folder / f"part{i}", image, KdumpOptions(part=part))
     return Written(folder / "part1")
 

@@ -77,12 +77,19 @@ class BareTree:
         self.top[slot] = self.va(page)
         return self.pages[page]
 
-    def guest(self, *, without: tuple[int, ...] = (), gap: tuple[int, ...] = ()) -> LinuxGuest:
-        """The guest. without: pages that the dump lacks. gap: pages that are not mapped."""
+    def guest(
+        self, *, without: tuple[int, ...] = (), gap: tuple[int, ...] = (), without_table_of: int | None = None
+    ) -> LinuxGuest:
+        """The guest. without: pages that the dump lacks. gap: pages that are not mapped.
+
+        without_table_of: a page whose last page table the dump lacks.
+        """
         pieces = {
             self.mfn(i) << PAGE_SHIFT: page.tobytes() for i, page in enumerate(self.pages) if i not in without
         }
         root = self._map(pieces, gap)
+        if without_table_of is not None:
+            del pieces[(BASE + len(self.pages) + without_table_of // 512) << PAGE_SHIFT]
         source = FakeSource(pieces)
         shape = X86_64_4LEVEL if self.width.bits == 64 else I386_PAE
         found = Root(Mfn(root), "made by hand", shape)
@@ -100,7 +107,8 @@ class BareTree:
         entries[:count] = ((BASE + np.arange(count)) << PAGE_SHIFT) | TABLE_FLAGS
         entries[list(gap)] = 0
         last = BASE + count
-        pieces[last << PAGE_SHIFT] = entries.tobytes()
+        for i in range(tables):
+            pieces[(last + i) << PAGE_SHIFT] = entries[i * 512 : (i + 1) * 512].tobytes()
         level, first = list(range(last, last + tables)), last + tables
         va = DIRECT_MAP[self.width.bits]
         shifts = (21, 30, 39) if self.width.bits == 64 else (21, 30)
