@@ -10,14 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import ROOT, Series, compare
-
 from gdb_p2m.rules.base import RuleContext, run_rules
 from gdb_p2m.rules.catalogue import CATALOGUE
 from gdb_p2m.sources.probe import open_source
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from measure import ROOT, Series, compare
 
 
 def lab_dump(folder: str) -> str:

@@ -108,7 +108,7 @@ class RiscvDomain:
 
     mode_number and root_level as stored; `mode` is None when they are not a mode of the specification.
     root: page_info (virtual) of the first root page. root_mfn: its frame, None when the pointer is wrong
-    (root_problem says why). max_mapped_gfn/lowest_mapped_gfn: None when the offsets are not known.
+    (root_problem says why). max_mapped_gfn/lowest_mapped_gfn/tot_pages: None when the offsets are not known.
     """
 
     xen: XenRiscv
@@ -124,6 +124,7 @@ class RiscvDomain:
     max_mapped_gfn: int | None = None
     lowest_mapped_gfn: int | None = None
     back_pointer: int | None = None
+    tot_pages: int | None = None
     id_evidence: str = ""
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
+
 from support.machine import Healthy
 from support.places import BOTH, DOM0, ODD, Truth
 

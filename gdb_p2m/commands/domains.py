@@ -45,7 +45,7 @@ def _list_problems(ctx: Context, report: Report) -> None:
 
 
 def _riscv(ctx: Context, d: RiscvDomain) -> dict[str, Any]:
-    """pages: RAM that the domain's own P2M maps as ram_rw."""
+    """pages: tot_pages, or where its offset is not known the RAM that the domain's own P2M maps as ram_rw."""
     root = d.root_mfn
     roots: dict[str, Any] = {
         "gstage": {"mfn": root, "address": None if root is None else root << PAGE_SHIFT, "page_info": d.root},
@@ -67,6 +67,11 @@ def _riscv(ctx: Context, d: RiscvDomain) -> dict[str, Any]:
         "max_mapped_gfn": None if never else d.max_mapped_gfn,
         "evidence": d.id_evidence,
     }
+    entry["pages_source"] = "domain.tot_pages"
+    if d.tot_pages is not None:
+        entry["pages"] = d.tot_pages
+        return entry
+    entry["pages_source"] = "frames that the P2M maps as ram_rw"
     try:
         entry["pages"] = Views(d, ctx.progress).own().mapping().totals().get(Kind.RAM_RW, 0)
     except P2mError as e:

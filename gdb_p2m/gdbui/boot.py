@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gdb
-
 from gdb_p2m.cli import EXIT_FINE, Parser, rendered
 from gdb_p2m.commands.base import Report
 from gdb_p2m.errors import NotFound, P2mError, UsageError

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 
 import gdb
-
 from gdb_p2m.cli import (
     EXIT_FINE,
     EXIT_INPUT,
@@ -18,9 +17,10 @@ from gdb_p2m.cli import (
     emit,
     nearest_verb,
     refuse_damage,
+    refuse_overwrite,
     timing_text,
 )
-from gdb_p2m.commands.base import Context, Verb
+from gdb_p2m.commands.base import Context, Report, Verb
 from gdb_p2m.commands.registry import VERBS
 from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.gdbui.completion import FILE_METAVARS, complete
@@ -85,6 +85,14 @@ def parsed(parser: Parser, text: str) -> argparse.Namespace:
     return args
 
 
+def show(report: Report, args: argparse.Namespace) -> int:
+    """Write a report; returns the exit code. Raises UsageError."""
+    try:
+        return emit(report, args, stdout())
+    except KeyboardInterrupt:  # the reader has quit GDB's pager: that is no error
+        return report.exit_code
+
+
 class VerbCommand(gdb.Command):  # type: ignore[misc]
     """One verb."""
 
@@ -105,12 +113,13 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
 
     def _run(self, text: str) -> int:
         args = parsed(self._parser(), text)
-        out = stdout()
         if self.verb.uses == "nothing":
-            return emit(self.verb.run(Context(None), args), args, out)
+            return show(self.verb.run(Context(None), args), args)
         if getattr(args, "out", None) == "-":
             raise UsageError(f"p2m {self.verb.name}: GDB's output takes text only", hint="name a file")
         machine = self.session.machine()
+        args.dump = self.session.opened.path if self.session.opened else None
+        refuse_overwrite(args.output, args)
         shown = progress()
         target = machine.target(args.kernel or self.settings.kernel.path, args.xen or self.settings.xen.path, shown)
         refuse_damage(target, self.verb, args)
@@ -125,13 +134,12 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
         except BaseException:
             machine.forget(target)
             raise
-        try:
-            emit(report, args, out)
-        except KeyboardInterrupt:  # the reader has quit GDB's pager: that is no error
-            return report.exit_code
+        for notice in target.notices:
+            err.write(f"p2m: warning: {notice}\n")
+        code = show(report, args)
         if args.timing:
             err.write(timing_text(target))
-        return report.exit_code
+        return code
 
     def complete(self, text: str, word: str | None) -> list[str]:
         """Called by GDB, with None for `word` while it looks for where the word begins."""

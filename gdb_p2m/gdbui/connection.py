@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gdb
-
 from gdb_p2m.errors import NotFound, NotSupported, P2mError
 from gdb_p2m.gdbui.stub import is_qemu_system
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gdb
-
 from gdb_p2m.gdbui.notes import REGISTERS as NOTE_REGISTERS
 from gdb_p2m.gdbui.notes import qemu_note
 from gdb_p2m.sources.base import CpuState, Note

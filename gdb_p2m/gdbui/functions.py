@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gdb
-
 from gdb_p2m.commands.answers import pfns_below_limit
 from gdb_p2m.commands.base import Context
 from gdb_p2m.errors import NotFound, P2mError, UsageError

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gdb
-
 from gdb_p2m.gdbui.connection import qemu_connection, state_of_machine
 from gdb_p2m.gdbui.cpus import cpu_states
 from gdb_p2m.gdbui.gdbstub import GdbStubSource

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gdb
-
 from gdb_p2m.commands.registry import VERBS
 from gdb_p2m.errors import P2mError
 from gdb_p2m.gdbui.boot import BootCommand

@@ -7,7 +7,6 @@ import sys
 from typing import TextIO, cast
 
 import gdb
-
 from gdb_p2m.progress import Progress, no_progress
 
 

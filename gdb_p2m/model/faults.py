@@ -5,7 +5,7 @@ from __future__ import annotations
 from gdb_p2m.errors import UsageError
 from gdb_p2m.model.fault import CannotApply, Fault, Where
 from gdb_p2m.model.faults_boot import DUMP_FAULTS, REMAP_FAULTS, START_FAULTS
-from gdb_p2m.model.faults_entries import ENTRY_FAULTS, M2P_FAULTS
+from gdb_p2m.model.faults_entries import ENTRY_FAULTS, HYPERVISOR_FAULTS, M2P_FAULTS
 from gdb_p2m.model.faults_linear import LINEAR_FAULTS
 from gdb_p2m.model.faults_lists import LIST_FAULTS
 from gdb_p2m.model.faults_tree import TREE_FAULTS
@@ -23,10 +23,14 @@ FAULTS: tuple[Fault, ...] = (
     *DUMP_FAULTS,
 )
 
+# Faults of records that only the hypervisor keeps, for guests described with `frame_table yes`. They join
+# FAULTS when a rule looks at those records (M2P-002).
+HYPERVISOR_ONLY: tuple[Fault, ...] = HYPERVISOR_FAULTS
+
 
 def fault_by_id(name: str) -> Fault:
     """The fault called `name`. Raises UsageError that lists the faults."""
-    for fault in FAULTS:
+    for fault in (*FAULTS, *HYPERVISOR_ONLY):
         if fault.id == name:
             return fault
     raise UsageError(f"no fault is called {name!r}", hint=f"faults: {', '.join(f.id for f in FAULTS)}")
@@ -45,4 +49,4 @@ def break_machine(machine: Machine, fault: Fault | str) -> None:
     raise UsageError(f"fault {chosen.id} cannot be built into {machine.description.name}: {reason}")
 
 
-__all__ = ["FAULTS", "CannotApply", "Fault", "Where", "break_machine", "fault_by_id"]
+__all__ = ["FAULTS", "HYPERVISOR_ONLY", "CannotApply", "Fault", "Where", "break_machine", "fault_by_id"]

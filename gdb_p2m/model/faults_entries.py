@@ -127,9 +127,11 @@ ENTRY_FAULTS = (
 M2P_FAULTS = (
     Fault("m2p-names-another-pfn", "M2P-001", "the M2P names another PFN", _m2p_other_pfn),
     Fault("m2p-invalid", "M2P-001", "the M2P entry of an owned frame is INVALID", _m2p_invalid),
+    Fault("m2p-stale", "M2P-003", "an M2P entry of a frame that is not the guest's names a PFN", _m2p_stale),
+)  # fmt: skip
+HYPERVISOR_FAULTS = (
     Fault("owner-another-domain", "M2P-002", "the frame table names another owner", _owned_by_another, width=64,
           example="frame-table-domu"),
     Fault("owner-nobody", "M2P-002", "the frame table says that a frame of the guest is free", _owned_by_nobody, width=64,
           example="frame-table-domu"),
-    Fault("m2p-stale", "M2P-003", "an M2P entry of a frame that is not the guest's names a PFN", _m2p_stale),
 )  # fmt: skip

@@ -164,12 +164,12 @@ def _no_owner(ctx: GstContext, found: Findings, mfns: FrameArray, tables: set[in
 
 def used_entries(ctx: GstContext, found: Findings) -> None:
     """GST-008."""
-    offset = ctx.riscv.xen.facts.maybe_offset("page_info.u.md.used_entries")
-    if offset is None:
-        raise NotApplicable("this Xen does not count used entries (before 1055177445)")
     pages, live = ctx.metadata.pages, ctx.scan.live
     with_md = np.flatnonzero(pages.status == MdStatus.OK)
-    values, ok = ctx.frames.words(pages.table[with_md], offset)
+    counts = ctx.frames.used_entries(pages.table[with_md])
+    if counts is None:
+        raise NotApplicable("this Xen does not count used entries (before 1055177445)")
+    values, ok = counts
     stored = _stored_slots(ctx, pages.mfn[with_md])
     found.look(int(np.count_nonzero(ok)))
     for i in found.room(np.flatnonzero(ok & (values.astype(np.int64) != live[with_md]))):
@@ -177,7 +177,7 @@ def used_entries(ctx: GstContext, found: Findings) -> None:
         table, used, alive = int(pages.table[row]), int(values[i]), int(live[row])
         left = "not readable" if stored[i] < 0 else f"{int(stored[i])} slots hold a type"
         found.add(
-            {"mfn": table, "address": ctx.frames.virtual(table) + offset},
+            {"mfn": table, "address": ctx.frames.virtual(table) + ctx.frames.used_offset},
             f"used_entries {alive} (external leaves that are valid)",
             f"used_entries {used}; {left}",
             f"the table at frame {table:#x} counts {used} used metadata slots, {alive} are live: normal after unmapping, "

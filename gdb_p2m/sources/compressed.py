@@ -44,7 +44,7 @@ def unpack(path: str, kind: str, progress: Progress = no_progress) -> BinaryIO:
     import zstandard
 
     try:
-        out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))  # noqa: SIM115 - handed to the caller
+        out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))
         try:
             with open(path, "rb") as raw, progress(f"unpacking {os.path.basename(path)}", os.path.getsize(path)) as step:
                 _copy_sparse(_gzip_chunks(raw) if kind == "gzip" else _zstd_chunks(raw), raw, out, step, path)

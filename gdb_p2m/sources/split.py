@@ -27,7 +27,7 @@ def with_siblings(part: KdumpSource, path: str) -> Source:
     parts = [part]
     for name in _candidates(path):
         try:
-            file = open(name, "rb")  # noqa: SIM115 - kept open by the part
+            file = open(name, "rb")
         except OSError:
             continue
         try:

@@ -76,8 +76,17 @@ def read_domain(xen: XenRiscv, table: FrameTable, address: int) -> RiscvDomain:
         optional("p2m_domain.max_mapped_gfn"),
         optional("p2m_domain.lowest_mapped_gfn"),
         optional("p2m_domain.domain"),
+        _tot_pages(xen, address),
         f"struct domain at {address:#x}: domain_id {domain_id}",
     )
+
+
+def _tot_pages(xen: XenRiscv, address: int) -> int | None:
+    """domain.tot_pages, an unsigned int."""
+    offset = xen.facts.maybe_offset("domain.tot_pages")
+    if offset is None:
+        return None
+    return xen.space.read_named("domain.tot_pages", address + offset, xen.facts.member_size("domain.tot_pages", 4))
 
 
 def _root_mfn(table: FrameTable, root: int) -> tuple[Mfn | None, str]:

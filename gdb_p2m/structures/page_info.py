@@ -81,6 +81,7 @@ class FrameTable:
         self._list = self._within("page_info.list", 0)
         self._u = self._within("page_info.u.inuse.type_info", 24)
         self._used = facts.maybe_offset("page_info.u.md.used_entries")
+        self._used_mask = (1 << 8 * facts.member_size("page_info.u.md.used_entries", 8)) - 1
         if self._used is not None and self._used + 8 > self.size:
             raise NotUnderstood(f"OFFSET(page_info.u.md.used_entries)={self._used} exceeds SIZE(page_info)={self.size}")
 
@@ -158,8 +159,20 @@ class FrameTable:
             word(self._v),
             word(self._list),
             word(self._list + 8),
-            None if self._used is None else word(self._used),
+            None if self._used is None else word(self._used) & self._used_mask,
         )
+
+    def used_entries(self, mfns: FrameArray) -> tuple[U64Array, BoolArray] | None:
+        """page_info.u.md.used_entries of many frames and which could be read; None where the era lacks it."""
+        if self._used is None:
+            return None
+        values, ok = self.words(mfns, self._used)
+        return values & np.uint64(self._used_mask), ok
+
+    @property
+    def used_offset(self) -> int:
+        """Offset of u.md.used_entries (of u where the era lacks it)."""
+        return self._u if self._used is None else self._used
 
     def words(self, mfns: FrameArray, offset: int) -> tuple[U64Array, BoolArray]:
         """The word at `offset` of the page_infos of many frames, and which could be read.

@@ -122,6 +122,12 @@ class DwarfTypes:
         return None if found is None or found[1] is None else _size_of(_plain(found[1]))
 
     @_damage_named
+    def member_size(self, path: str) -> int | None:
+        """sizeof a member in bytes, or None."""
+        found = self._member(path)
+        return None if found is None or found[1] is None else _size_of(_plain(found[1]))
+
+    @_damage_named
     def number(self, name: str) -> int | None:
         """Value of an enumerator, or None."""
         return self._search(name, self._enumerators)
@@ -130,7 +136,7 @@ class DwarfTypes:
     def member_kind(self, path: str) -> str | None:
         """What a member is: "pointer", "struct", "union", "enum", "array", "number"; None when it is not there."""
         found = self._member(path)
-        return None if found is None or found[1] is None else _WORDS.get(_plain(found[1]).tag, "other")
+        return None if found is None or found[1] is None else _WORDS.get(str(_plain(found[1]).tag), "other")
 
     # -- SymbolSource -------------------------------------------------------------------------------------
 
@@ -186,7 +192,7 @@ class DwarfTypes:
     def _read_units(self) -> Iterator[None]:
         """Index one more unit a step, likely ones first."""
         if self._units is None:
-            units = []
+            units: list[tuple[int, int, CompileUnit]] = []
             for unit in self._dwarf().iter_CUs():
                 units.append((_likeliness(unit), len(units), unit))
                 if len(units) > MAX_UNITS:

@@ -92,7 +92,7 @@ class Types:
         CORRUPT: what the hardware refuses (spaces/entries.py says why), Svnapot, or an unknown type. A twin of
         decode_array by tables of the flag bits, for millions of entries; a test proves that they agree.
         """
-        kinds = self.by_flags[raw & np.uint64(LOW_BITS)]
+        kinds: KindArray = self.by_flags[raw & np.uint64(LOW_BITS)]
         kinds[self.bad_high[raw >> np.uint64(HIGH_SHIFT)]] = Kind.CORRUPT
         if not level.leaf_ok:
             kinds[:] = Kind.CORRUPT

@@ -85,7 +85,8 @@ if [ -e /proc/vmcore ]; then
 """
 _TOOLSTACK = f"""\
 export PATH=/bin:/usr/bin:/usr/sbin:/{XEN_BIN}
-mkdir -p /run/xen /run/xenstored /run/lock {TMPFS}
+mkdir -p /run/xen /run/xenstored /run/lock {TMPFS} /dev/pts
+mount -t devpts devpts /dev/pts
 mount -t tmpfs -o size=95% tmpfs {TMPFS}
 share .
 mount -t xenfs xenfs /proc/xen || fail "no /proc/xen"
@@ -107,10 +108,10 @@ cd {SHARE}/{JOBS}
 while true; do
   for job in *.job; do
     name=${{job%.job}}
-    [ -e $job ] && mv $job $name.sh || continue
+    [ -e "$job" ] && mv "$job" "$name.sh" || continue
     setsid sh -c "cd /; sh $PWD/$name.sh > $PWD/$name.out 2> $PWD/$name.err < /dev/null
       echo \\$? > $PWD/$name.new; mv $PWD/$name.new $PWD/$name.rc" &
-    echo $! > $name.pid
+    echo $! > "$name.pid"
   done
   usleep 100000
 done

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.dump_files import FORMATS, Written, all_pages, tiny
 
 from gdb_p2m.errors import Unreadable
 from gdb_p2m.model.writers import image_of
 from gdb_p2m.sources.base import Extent, Source, merge_extents
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
+from support.dump_files import FORMATS, Written, all_pages, tiny
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from support.gdb_process import Gdb
 from support.places import DOM0
 

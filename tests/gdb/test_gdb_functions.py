@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.gdb_process import Gdb
 from support.places import DOM0
 

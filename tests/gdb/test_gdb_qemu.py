@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from gdb_p2m.layout.names import ALL_NAMES
 from support.command_line import run_cli
 from support.gdb_process import Gdb, GdbRan
 from support.machine import Healthy
 from support.places import DOM0
 from support.qemu_memory import QEMU, QemuMemory
-
-from gdb_p2m.layout.names import ALL_NAMES
 
 pytestmark = [pytest.mark.gdb, pytest.mark.slow]
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from support.gdb_process import Gdb
 from support.rsp_server import RspServer
 

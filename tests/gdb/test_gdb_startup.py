@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from support.command_line import run_cli
 from support.gdb_process import SCRIPT, Gdb
 from support.places import DOM0, PACKAGE

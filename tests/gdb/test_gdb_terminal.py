@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from support.gdb_process import SCRIPT, Gdb
 from support.places import DOM0
 

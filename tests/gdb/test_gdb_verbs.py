@@ -6,12 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support.command_line import run_cli
-from support.gdb_process import Gdb
-from support.places import DOM0, FIXTURES, ODD, Truth
 
 from gdb_p2m.commands.base import Verb
 from gdb_p2m.commands.registry import BY_NAME, VERBS
+from support.command_line import run_cli
+from support.gdb_process import Gdb
+from support.places import DOM0, FIXTURES, ODD, Truth
 
 pytestmark = pytest.mark.gdb
 OWN = {"open", "close", "boot"}

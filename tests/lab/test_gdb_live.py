@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gdb_process import Gdb, GdbRan, find_gdb
-from support.places import ROOT
 
 from gdb_p2m.commands.registry import VERBS
+from support.gdb_process import Gdb, GdbRan, find_gdb
+from support.places import ROOT
 
 pytestmark = [pytest.mark.gdb, pytest.mark.lab]
 

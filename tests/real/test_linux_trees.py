@@ -21,7 +21,6 @@ from gdb_p2m.units import PAGE_SHIFT
 from gdb_p2m.views.leaves import Backing
 from gdb_p2m.views.list_list import ListListView
 from gdb_p2m.views.tree import TreeView, tree_view
-
 from support.places import SHARED_REAL
 
 MAX_P2M_PFN = 1 << 27

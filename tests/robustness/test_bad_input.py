@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.command_line import Ran, run_cli, run_process
 from support.elf_files import EM_RISCV, ET_EXEC, ElfFile, Load, note, notes_of, write_machine
 from support.kernels import system_map, vmlinux

@@ -9,13 +9,13 @@ import random
 
 import numpy as np
 import pytest
-from support.command_line import run_cli
-from support.machine import Examined, Healthy, covers_without_gaps, examine, same_or_unreadable, walk_agrees_with_map
-from support.verbs import run_every_verb
 
 from gdb_p2m.errors import P2mError
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.rules.base import Result
+from support.command_line import run_cli
+from support.machine import Examined, Healthy, covers_without_gaps, examine, same_or_unreadable, walk_agrees_with_map
+from support.verbs import run_every_verb
 
 SAMPLED = {"linux-6.1-400M": 80, "linux-6.12-odd-5G": 16}
 """Pages beside the deciding ones that the quick suite leaves out in turn."""

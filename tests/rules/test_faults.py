@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import healthy
-from support.faults import FAULTS, Fault
-from support.machine import Examined, examine, walk_agrees_with_map
-from support.places import ROOT
 
+from conftest import healthy
 from gdb_p2m.errors import P2mError
 from gdb_p2m.rules.base import Result
 from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
+from support.faults import FAULTS, Fault
+from support.machine import Examined, examine, walk_agrees_with_map
+from support.places import ROOT
 
 ELSEWHERE = {
     "TRE": "tests/rules/test_model_faults.py",
@@ -101,6 +101,6 @@ def test_rule_ids_are_unique_and_in_order() -> None:
 def test_rules_explain_themselves(rule) -> None:  # type: ignore[no-untyped-def]
     assert re.fullmatch(r"[A-Z0-9]{3}-\d{3}", rule.id)
     assert rule.severity in ("error", "warning", "note")
-    assert rule.title and rule.title[0].lower() == rule.title[0] or rule.title[0].isupper()
+    assert (rule.title and rule.title[0].lower() == rule.title[0]) or rule.title[0].isupper()
     assert len(rule.text) > 40 and rule.text.endswith(".")
     assert rule.source and rule.eras

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.machine import Healthy, Machine, examine, same_or_unreadable
 
 from gdb_p2m.mapping import Mapping
 from gdb_p2m.rules.catalogue import CATALOGUE
+from support.machine import Healthy, Machine, examine, same_or_unreadable
 
 NOT_APPLICABLE = {
     "LIN-007": "PMDS_PER_MID_PAGE is 1 on 64-bit",

@@ -9,9 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.faults import FAULTS as REAL_FAULTS
-from support.machine import Examined, Lacking, examine
-from support.places import FIXTURES
 
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import Stage, parse
@@ -25,6 +22,9 @@ from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.structures.remap import read_chain
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from support.faults import FAULTS as REAL_FAULTS
+from support.machine import Examined, Lacking, examine
+from support.places import FIXTURES
 
 REAL = {f.rule for f in REAL_FAULTS}
 ONLY_MODEL = [f for f in FAULTS if f.rule not in REAL and f.rule != "RMP-006"]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from gdb_p2m.layout.x86_pv import WIDTH_64
 from gdb_p2m.sources.base import Extent
-
 from support.machine import Healthy, Machine
 from support.places import DOM0, ODD, Truth
 

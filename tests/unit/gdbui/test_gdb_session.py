@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.places import DOM0
 
 from gdb_p2m.errors import P2mError
 from gdb_p2m.gdbui.session import Machine, Session
 from gdb_p2m.sources.fake import FakeSource
+from support.places import DOM0
 
 
 class Live:

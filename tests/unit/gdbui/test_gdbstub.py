@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.fake_qemu import RAM, FakeQemu, lost, memory
 
 from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable
 from gdb_p2m.gdbui import gdbstub
 from gdb_p2m.gdbui.gdbstub import BULK_PAGES, GdbStubSource
 from gdb_p2m.sources.base import CpuState, Extent
+from support.fake_qemu import RAM, FakeQemu, lost, memory
 
 WAYS = ["right", "error", "off"]
 """pmemsave works; QEMU cannot write our files; pmemsave is switched off."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.fake_qemu import MTREE, RAM
 
 from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.gdbui.mtree import ram_extents
 from gdb_p2m.sources.base import Extent
+from support.fake_qemu import MTREE, RAM
 
 Q35 = """\
 FlatView #0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.fake_qemu import FakeQemu, lost, memory
 
 from gdb_p2m.errors import P2mError
 from gdb_p2m.gdbui import pmemsave
 from gdb_p2m.gdbui.pmemsave import Pmemsave, quoted
 from gdb_p2m.gdbui.stub import PhysicalReader
+from support.fake_qemu import FakeQemu, lost, memory
 
 
 @pytest.fixture(autouse=True)

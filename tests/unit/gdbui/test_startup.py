@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from support.places import PACKAGE, ROOT
 
 FILES = [PACKAGE / "gdbui" / "startup.py", ROOT / "scripts" / "gdb_p2m.py"]

@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from support.fake_qemu import FakeQemu, lost, memory
 
 from gdb_p2m.errors import NotSupported, P2mError
 from gdb_p2m.gdbui.stub import BATCH_PACKETS, CountingStub, PhysicalReader, interrupts_held, is_qemu_system
 from gdb_p2m.sources.base import ReadCounters
+from support.fake_qemu import FakeQemu, lost, memory
 
 SPANS = [(0x1000, 4096), (0x2FF8, 16), (0x10000, 3 * 4096), (0x5000, 8)]
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.model_memory import source_of
-from support.places import DOM0, FIXTURES, ODD, SHARED_REAL, Truth
 
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping
@@ -18,6 +16,8 @@ from gdb_p2m.sources.probe import open_source
 from gdb_p2m.target import Target
 from gdb_p2m.views.list_list import ListListView
 from gdb_p2m.views.registry import Views
+from support.model_memory import source_of
+from support.places import DOM0, FIXTURES, ODD, SHARED_REAL, Truth
 
 FIVE_GIB = """
 era linear

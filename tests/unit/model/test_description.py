@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.places import FIXTURES
 
 from gdb_p2m.layout.x86_pv import WIDTH_32
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import KEYWORDS, DescriptionError, E820Entry, ForeignRange, parse
 from gdb_p2m.model.eras import ERAS
+from support.places import FIXTURES
 
 WHOLE = """
 # a comment

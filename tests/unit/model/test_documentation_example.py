@@ -9,13 +9,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from support.places import FIXTURES
 
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import parse
 from gdb_p2m.model.leaves import IDENTITY, MISSING, PRIVATE
 from gdb_p2m.model.machine import Machine
 from gdb_p2m.model.pieces import Fate
+from support.places import FIXTURES
 
 INVALID = (1 << 64) - 1
 IDENTITY_BIT = 1 << 62

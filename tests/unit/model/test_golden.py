@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.places import FIXTURES
 
 from gdb_p2m.layout.x86_pv import WIDTH_32, WIDTH_64
 from gdb_p2m.model.build import build
@@ -13,6 +12,7 @@ from gdb_p2m.model.leaves import LeafRows
 from gdb_p2m.model.machine import Machine
 from gdb_p2m.model.structs import fold_cr3, pack, record_words, shared_info_layout
 from gdb_p2m.model.tables import DATA_RO, DATA_RW, M2P_PAGE, M2P_TABLE, TABLE, pte
+from support.places import FIXTURES
 
 GOLDEN = FIXTURES.parent / "tests" / "golden" / "model" / "structures.hex"
 

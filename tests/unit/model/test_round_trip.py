@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.model_memory import source_of
-from support.places import FIXTURES
 
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import KIND_BY_WORD, Kind, Mapping
@@ -17,6 +15,8 @@ from gdb_p2m.model.machine import Machine, Truth
 from gdb_p2m.model.pieces import Fate
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from support.model_memory import source_of
+from support.places import FIXTURES
 
 MODELS = sorted(p.stem for p in (FIXTURES / "models").glob("*.model"))
 KIND_OF_FATE = np.array([KIND_BY_WORD[f.word] for f in Fate], dtype=np.uint8)

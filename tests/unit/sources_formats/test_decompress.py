@@ -9,12 +9,12 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dump_files import METHODS
 
 from gdb_p2m.errors import NotSupported
 from gdb_p2m.model.writers_kdump import FLAGS, compressor
 from gdb_p2m.sources.decompress import BadPage, Decompressors, unpack_zlib_start
 from gdb_p2m.units import PAGE_SIZE
+from support.dump_files import METHODS
 
 PACKED = [m for m in METHODS if m != "none"]
 PAGES = st.one_of(

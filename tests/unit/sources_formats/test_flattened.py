@@ -20,7 +20,7 @@ PIECES = st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=
 
 
 def open_stream(path: Path) -> FlattenedContent:
-    return FlattenedContent(MappedContent(open(path, "rb"), str(path)))  # noqa: SIM115 - closed with the content
+    return FlattenedContent(MappedContent(open(path, "rb"), str(path)))
 
 
 def stream(path: Path, pieces: list[tuple[int, bytes]], *, ended: bool = True, cut: int | None = None) -> FlattenedContent:

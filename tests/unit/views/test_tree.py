@@ -18,7 +18,6 @@ from gdb_p2m.views.leaves import Backing
 from gdb_p2m.views.list_list import ListListView
 from gdb_p2m.views.registry import Views
 from gdb_p2m.views.tree import TreeView, tree_view
-
 from support.models import TREE_ERAS, WIDTHS, guest_of, holed, runs
 from support.places import FIXTURES
 from support.trees import BareTree

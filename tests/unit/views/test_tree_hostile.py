@@ -13,7 +13,6 @@ from gdb_p2m.mapping import Kind
 from gdb_p2m.structures.p2m_tree import Pointer, read_tree
 from gdb_p2m.views.leaves import Backing
 from gdb_p2m.views.tree import TreeView, tree_view
-
 from support.models import holed, source_of
 from support.trees import NAMES, BareTree
 
