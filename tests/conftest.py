@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, settings
 
-from support.machine import Healthy
+from support.machine import Healthy, healthy
 from support.places import BOTH, DOM0, ODD, Truth
 
 # Runs are repeatable: a fault found once is found again. HYPOTHESIS_PROFILE=search looks for new ones.
@@ -22,16 +22,6 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("repeatable"), derandomize=False, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-
-_OPENED: dict[str, Healthy] = {}
-
-
-def healthy(truth: Truth) -> Healthy:
-    """The excerpt, opened on first use."""
-    if truth.name not in _OPENED:
-        _OPENED[truth.name] = Healthy(truth)
-    return _OPENED[truth.name]
-
 
 @pytest.fixture(scope="session")
 def dom0() -> Healthy:

@@ -74,7 +74,7 @@ def _context(ctx: Context, args: argparse.Namespace) -> DomainContext:
         # The model is only needed here, and takes as long to import as all the rest.
         from gdb_p2m.commands.predict import predictor
 
-        predict = predictor(ctx.guest, args.against)
+        predict = predictor(ctx.guest, ctx.views, args.against)
     return RuleContext(ctx.target, ctx.guest, ctx.views, ctx.m2p, args.remap_chain, predict)
 
 

@@ -17,7 +17,7 @@ from gdb_p2m.errors import NotFound, NotUnderstood, P2mError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.e820 import E820_UNUSABLE, ISA_END, ISA_START
 from gdb_p2m.layout.x86_pv import SIF_INITDOMAIN
-from gdb_p2m.mapping import KIND_BY_WORD
+from gdb_p2m.mapping import KIND_BY_WORD, Kind
 from gdb_p2m.model.boot import BootPlan, make_plan
 from gdb_p2m.model.description import MAX_PAGES, Description, E820Entry, E820Kind, parse
 from gdb_p2m.model.eras import ERA_BY_NAME, EraFacts
@@ -35,6 +35,7 @@ from gdb_p2m.structures.stage import stage_of
 from gdb_p2m.structures.xen_pages import start_info
 from gdb_p2m.units import PAGE_SHIFT
 from gdb_p2m.views.leaves import Backing, BackingArray
+from gdb_p2m.views.registry import Views
 
 FROM_DUMP = ("e820", "dump")
 """Values of --against that are no file names."""
@@ -56,13 +57,13 @@ class Place:
     set_up: bool
 
 
-def predictor(guest: LinuxGuest, against: str) -> Callable[[], Prediction]:
+def predictor(guest: LinuxGuest, views: Views, against: str) -> Callable[[], Prediction]:
     """What makes the prediction that --against asks for; calling it raises P2mError when there is nothing to start from.
 
     A description is read at once. Raises P2mError (DescriptionError names the line).
     """
     if against in FROM_DUMP:
-        return lambda: from_dump(guest)
+        return lambda: from_dump(guest, views)
     description = parse(description_text(against), against)
     return lambda: from_description(guest, description, against)
 
@@ -72,7 +73,7 @@ def from_description(guest: LinuxGuest, description: Description, path: str) -> 
     return _predict(description, path, _place_of(guest), ())
 
 
-def from_dump(guest: LinuxGuest) -> Prediction:
+def from_dump(guest: LinuxGuest, views: Views) -> Prediction:
     """What the algorithm builds from the dump's own memory map and initial size.
 
     Raises NotFound (no map, or an era that is not modelled), NotUnderstood (values that make no sense).
@@ -84,7 +85,8 @@ def from_dump(guest: LinuxGuest) -> Prediction:
         raise NotUnderstood(f"start_info.nr_pages is {nr_pages:#x}: no guest has that many pages")
     initdomain = bool(info.number("flags") & SIF_INITDOMAIN)
     era = _era(guest)
-    entries, undecided = _entries(guest, e820, era, initdomain)
+    isa, assumed = _isa_range(guest, views, e820, initdomain)
+    entries = _entries(e820, era, isa)
     d = Description(
         "dump",
         era,
@@ -95,7 +97,7 @@ def from_dump(guest: LinuxGuest) -> Prediction:
         holes=era.holes,
         p2m_limit=_area_limit(guest) if era.linear else 0,
     )
-    return _predict(d, f"{e820.name} at {e820.address:#x}", _place_of(guest), undecided)
+    return _predict(d, f"{e820.name} at {e820.address:#x}", _place_of(guest), assumed)
 
 
 def _era(guest: LinuxGuest) -> EraFacts:
@@ -118,37 +120,47 @@ def _area_limit(guest: LinuxGuest) -> int:
     return min(guest.variable("xen_p2m_size"), MAX_PAGES) << PAGE_SHIFT
 
 
-def _entries(
-    guest: LinuxGuest, e820: E820Map, era: EraFacts, initdomain: bool
-) -> tuple[tuple[E820Entry, ...], tuple[tuple[int, int, str], ...]]:
-    """The map as the algorithm saw it, and PFN ranges that the map leaves open."""
+def _entries(e820: E820Map, era: EraFacts, isa: str) -> tuple[E820Entry, ...]:
+    """The map as the algorithm saw it. isa: the kind of the range that memory setup reserves for itself."""
     entries: list[E820Entry] = []
-    undecided: tuple[tuple[int, int, str], ...] = ()
     for r in e820.ranges:
         kind = r.word if r.word in ("ram", "acpi", "nvs", "unusable") else "reserved"
         if r.type == E820_UNUSABLE and not era.linear:
             # Until 3.18 RAM past the extra memory was marked so; the P2M knows it as missing, like extra memory.
             kind = "ram"
-        if not initdomain and (r.start, r.end) == (ISA_START, ISA_END):
-            kind, undecided = _isa_range(guest, e820)
+        if (r.start, r.end) == (ISA_START, ISA_END):
+            kind = isa
         if entries and kind == "ram" and (last := entries[-1]).kind == "ram" and last.end == r.start:
             entries[-1] = E820Entry(last.start, r.end, "ram")
         else:
             entries.append(E820Entry(r.start, r.end, cast(E820Kind, kind)))
-    return tuple(entries), undecided
+    return tuple(entries)
 
 
-def _isa_range(guest: LinuxGuest, e820: E820Map) -> tuple[str, tuple[tuple[int, int, str], ...]]:
-    """What Xen's map had where memory setup reserves the ISA range for itself: kind, and what is left open.
+def _isa_range(guest: LinuxGuest, views: Views, e820: E820Map, initdomain: bool) -> tuple[str, tuple[str, ...]]:
+    """What Xen's map had where memory setup reserves the ISA range, whatever was there: kind, and how it is known.
 
-    A domU's map is RAM there as a rule; only the map as Xen gave it knows.
+    Only the map as Xen gave it knows. As a rule a domU's has RAM and a machine's a hole; when all PFNs of the
+    range say the other thing, they are right: no other trace is left, and a wrong guess moves 96 pages.
     """
+    if all((r.start, r.end) != (ISA_START, ISA_END) for r in e820.ranges):
+        return "reserved", ()
     first, end = ISA_START >> PAGE_SHIFT, ISA_END >> PAGE_SHIFT
     given = given_e820(guest)
     if given is not None:
         return ("ram" if given.ram_pages(first, end) == end - first else "reserved"), ()
-    why = f"{e820.name} does not say what Xen's map had here: the kernel reserves the ISA range whatever that was"
-    return "ram", ((first, end, why),)
+    kind, why = ("reserved", "as in every machine's map") if initdomain else ("ram", "as in every plain domU's map")
+    other = Kind.MFN if initdomain else Kind.IDENTITY
+    try:
+        shown = set(np.unique(views.own().mapping().clip(first, end).kind).tolist())
+    except P2mError:
+        shown = set()
+    if shown == {other}:
+        kind, why = ("ram" if initdomain else "reserved"), "as its PFNs say"
+    what = "RAM" if kind == "ram" else "no RAM"
+    return kind, (
+        f"the kernel reserves PFNs {first:#x}..{end - 1:#x} itself; Xen's map is taken to have {what} there, {why}",
+    )
 
 
 def _place_of(guest: LinuxGuest) -> Place:
@@ -168,7 +180,7 @@ def _place_of(guest: LinuxGuest) -> Place:
     return Place(name, set_up)
 
 
-def _predict(d: Description, source: str, place: Place, undecided: tuple[tuple[int, int, str], ...]) -> Prediction:
+def _predict(d: Description, source: str, place: Place, assumed: tuple[str, ...]) -> Prediction:
     displaced = sum(max(0, min(e.end >> PAGE_SHIFT, d.nr_pages) - (e.start >> PAGE_SHIFT)) for e in _holes_of(d))
     if displaced > MAX_DISPLACED:
         raise NotUnderstood(f"{source}: {displaced:,} pages of memory lie below holes, which is no machine's map")
@@ -185,7 +197,7 @@ def _predict(d: Description, source: str, place: Place, undecided: tuple[tuple[i
         "released_pages": sum(e - s for s, e in plan.given_back),
     }
     backing = _backing(final, plan, p2m.limit) if place.name in ("planned", "final") else None
-    return Prediction(source, facts, _stretches(p2m), backing, undecided)
+    return Prediction(source, facts, _stretches(p2m), backing, assumed)
 
 
 def _holes_of(d: Description) -> list[E820Entry]:
@@ -270,6 +282,7 @@ def _comparison_json(c: Comparison) -> dict[str, Any]:
     return {
         "source": c.prediction.source,
         **c.prediction.facts,
+        "assumed": list(c.prediction.assumed),
         "compared": c.compared,
         "agree": c.compared - c.differing,
         "unreadable": c.unread,
@@ -291,6 +304,7 @@ def _storage_json(c: Comparison) -> dict[str, Any]:
                 "slots": d.slots,
                 "expected": d.expected.name.lower(),
                 "found": d.found.name.lower(),
+                "explained": d.explained or None,
             }
             for d in c.storage
         ],
@@ -302,11 +316,13 @@ def prediction_text(data: dict[str, Any]) -> str:
     if "reason" in data:
         return f"Prediction from {data['source']}: could not be made: {data['reason']}"
     explained = sum(d["explained"] is not None for d in data["differences"])
+    stretches = len(data["differences"]) + data["not_listed"]
     lines = [
-        f"Prediction from {data['source']}: {data['nr_pages']:,} pages, {data['e820_ranges']} ranges in the memory map, "
+        f"Prediction from {data['source']} (ranges: {data['e820_ranges']}), {data['nr_pages']:,} pages, "
         f"era {data['era']}, stage {data['stage']}",
-        f"  {data['agree']:,} of {data['compared']:,} PFNs are as predicted; "
-        f"{len(data['differences']) + data['not_listed']} stretches differ, {explained} of them explained",
+        *(f"  {text}" for text in data["assumed"]),
+        f"  {data['agree']:,} of {data['compared']:,} PFNs are as predicted"
+        + (f"; stretches that differ: {stretches}, explained: {explained}" if stretches else ""),
     ]
     if (storage := data["storage"]) is not None:
         lines.append(f"  {storage['agree']:,} of {storage['compared']:,} leaf slots are stored as predicted")

@@ -121,7 +121,7 @@ class VerbCommand(gdb.Command):  # type: ignore[misc]
         args.dump = self.session.opened.path if self.session.opened else None
         refuse_overwrite(args.output, args)
         shown = progress()
-        target = machine.target(args.kernel or self.settings.kernel.path, args.xen or self.settings.xen.path, shown)
+        target = self.settings.target(machine, args.kernel, args.xen, shown)
         refuse_damage(target, self.verb, args)
         err = stderr()
         for warning in target.warnings:
@@ -159,8 +159,7 @@ def _symbols(session: Session, settings: Settings) -> list[str]:
     """Every kernel symbol of the default domain; nothing when there is no machine to ask."""
     try:
         machine = session.machine()
-        target = machine.target(settings.kernel.path, settings.xen.path)
-        return machine.symbol_names(target)
+        return machine.symbol_names(settings.target(machine))
     except P2mError:
         return []
 

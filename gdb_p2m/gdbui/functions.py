@@ -47,8 +47,7 @@ class _Function(gdb.Function):  # type: ignore[misc]
 
     def _context(self) -> Context:
         machine = self.session.machine()
-        target = machine.target(self.settings.kernel.path, self.settings.xen.path)
-        return machine.context(target, None)
+        return machine.context(self.settings.target(machine), None)
 
 
 def traced(context: Context, number: int) -> Trace:

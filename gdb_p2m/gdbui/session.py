@@ -16,7 +16,7 @@ from gdb_p2m.target import Target, Timing
 class Machine:
     """One source and what was decoded from it, per pair of --kernel and --xen, per domain.
 
-    kernel, xen: files to use when a verb names none. state: of a live machine, to see whether it has run.
+    kernel, xen: files that `p2m open` was given. state: of a live machine, to see whether it has run.
     """
 
     def __init__(self, source: Source, kernel: str | None = None, xen: str | None = None, state: str = "") -> None:
@@ -30,7 +30,7 @@ class Machine:
 
     def target(self, kernel: str | None, xen: str | None, progress: Progress = no_progress) -> Target:
         """The target with these symbol files, ready for a new verb: its timing and counters start again."""
-        key = (kernel or self.kernel, xen or self.xen)
+        key = (kernel, xen)
         if key not in self._targets:
             self._targets[key] = Target(self.source, kernel=key[0], xen=key[1], progress=progress)
         target = self._targets[key]
@@ -64,6 +64,11 @@ class Machine:
         self._contexts.clear()
         self._names.clear()
         self.source.close()
+
+
+def absolute(path: str | None) -> str | None:
+    """A path that `cd` does not change."""
+    return None if path is None else os.path.abspath(path)
 
 
 def reset(counters: ReadCounters) -> None:
@@ -107,7 +112,7 @@ class Session:
         machine = Machine(open_source(path, progress, raw), kernel, xen)
         self.close_dump()
         self._dump = machine
-        self.opened = Opened(os.path.abspath(path), kernel, xen, raw)
+        self.opened = Opened(os.path.abspath(path), absolute(kernel), absolute(xen), raw)
         return machine
 
     def close_dump(self) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 import gdb
+from gdb_p2m.gdbui.session import Machine
+from gdb_p2m.progress import Progress, no_progress
+from gdb_p2m.target import Target
 
 BULK_VARIABLE = "GDB_P2M_PMEMSAVE"
 """Environment: 0 or off forbids pmemsave from the start."""
@@ -64,6 +67,18 @@ class Settings:
         self.kernel = FileSetting("kernel", "guest kernel's file (vmlinux, System.map or vmlinuz)")
         self.xen = FileSetting("xen", "hypervisor's file (xen-syms)")
         self.pmemsave = BulkSetting()
+
+    def target(
+        self,
+        machine: Machine,
+        kernel: str | None = None,
+        xen: str | None = None,
+        progress: Progress = no_progress,
+    ) -> Target:
+        """The target with the verb's symbol files, else those of `p2m open`, else those of `set p2m`."""
+        return machine.target(
+            kernel or machine.kernel or self.kernel.path, xen or machine.xen or self.xen.path, progress
+        )
 
     def values(self) -> tuple[str, str, bool]:
         """For `restore`."""

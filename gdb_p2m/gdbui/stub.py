@@ -24,7 +24,8 @@ CHUNK = 2 * KIB
 """Bytes a packet can ask for: PacketSize is 0x1000 and a byte takes two digits."""
 BATCH_PACKETS = 128
 """Packets while SIGINT waits: 128 of 83 us are 11 ms."""
-SUPPORTED = "qqemu.Supported"
+SENTINEL, SENTINEL_ANSWER = "qqemu.sstepbits", b"ENABLE="
+"""Answered by every QEMU in a way that no other answer begins with."""
 QUERY_MODE = "qqemu.PhyMemMode"
 SET_MODE = "Qqemu.PhyMemMode:"
 MODES = (b"0", b"1")
@@ -54,7 +55,7 @@ def interrupts_held() -> Iterator[None]:
 
 def is_qemu_system(stub: Stub) -> bool:
     """Whether this is the gdbstub of a whole machine: QEMU's user mode and other stubs lack the mode."""
-    return b"PhyMemMode" in stub.packet(SUPPORTED).split(b";")
+    return stub.packet(QUERY_MODE) in MODES
 
 
 def resynchronise(stub: Stub) -> None:
@@ -64,7 +65,7 @@ def resynchronise(stub: Stub) -> None:
     twice, because QEMU stood still for longer than `remotetimeout`, all answers are one behind for good.
     """
     for _ in range(ATTEMPTS):
-        if stub.packet(SUPPORTED).startswith(b"sstepbits") and stub.packet(QUERY_MODE) in MODES:
+        if stub.packet(SENTINEL).startswith(SENTINEL_ANSWER) and stub.packet(QUERY_MODE) in MODES:
             return
     raise P2mError(
         "QEMU's gdbstub answers out of step: what it says belongs to earlier questions",
@@ -166,6 +167,8 @@ class PhysicalReader:
                 interrupted, in_step = True, False
             except P2mError as e:
                 trouble, in_step = e, False
+        else:
+            trouble = trouble or P2mError("QEMU's gdbstub does not confirm it")
         if trouble is not None:
             raise P2mError(
                 f"QEMU may have been left in physical memory mode: {trouble.message}",

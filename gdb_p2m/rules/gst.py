@@ -159,10 +159,10 @@ GST_RULES = (
         "error",
         "all",
         f"{P2M_C}, p2m_split_superpage(); series v5: types after a split",
-        "When a superpage of external type is split, p2m_set_type() must run for each of the 512 new entries with the *new* "
-        "table's page. Entries of one table with the same flags, whose frames continue each other from an aligned start, "
-        "are such pieces: a slot with another type than its sisters was forgotten. The old superpage's own slot stays "
-        "behind in the table above, and is not looked at.",
+        "When a superpage of external type is split, p2m_set_type() must run for each of the 512 new entries with the "
+        "*new* table's page. More than half a table of entries with the same flags, whose frames continue each other "
+        "from an aligned start, are such pieces: a slot with another type than its sisters was forgotten. The old "
+        "superpage's own slot stays behind in the table above, and is not looked at.",
         split_keeps_type,
         KINDS,
     ),

@@ -37,6 +37,10 @@ for _kind, _name in _KIND_TYPES.items():
 KNOWN_TYPE = np.isin(np.arange(256), [int(k) for k in _KIND_TYPES])
 
 
+PIECES = 256
+"""A group of more entries than this, of 512, is taken for a split superpage."""
+
+
 @dataclass(eq=False)
 class BadEntries:
     """Runs of entries that a rule objects to. `looked`: entries that it looked at."""
@@ -177,8 +181,10 @@ def _scan_runs(view: GstageView, out: Scan, level: TableLevel, runs: LeafRuns) -
     leaf &= ~reserved
     _scan_superpages(out, level, runs, leaf)
     is_external = runs.external
-    out.external.looked += int(runs.count[is_external].sum())
-    bad_type = is_external & (runs.kind == Kind.CORRUPT)
+    # A metadata page that is no metadata page is GST-006's business.
+    judged = is_external & ((runs.md_status == MdStatus.OK) | (runs.md_status == MdStatus.NONE))
+    out.external.looked += int(runs.count[judged].sum())
+    bad_type = judged & (runs.kind == Kind.CORRUPT)
     out.external.take(level, runs, bad_type, runs.slot_type)
     out.unreadable += int(runs.count[is_external & (runs.kind == Kind.UNREADABLE)].sum())
     known = KNOWN_TYPE[runs.kind]
@@ -205,7 +211,10 @@ def _scan_superpages(out: Scan, level: TableLevel, runs: LeafRuns, leaf: BoolArr
 
 
 def _scan_splits(out: SplitGroups, level: TableLevel, runs: LeafRuns, use: BoolArray) -> None:
-    """Group external leaves by table, flags and distance of frame and slot: pieces of one superpage."""
+    """Group external leaves by table, flags and distance of frame and slot: pieces of one superpage.
+
+    Only groups that fill most of a table: a few neighbours may lie like that by chance.
+    """
     flags = (1 << pt.RISCV_PPN_SHIFT) - 1 & ~(pt.RISCV_A | pt.RISCV_D)
     row, slot, count = runs.row[use], runs.slot[use], runs.count[use]
     delta = runs.frame[use] - (slot << level.order)
@@ -225,7 +234,7 @@ def _scan_splits(out: SplitGroups, level: TableLevel, runs: LeafRuns, use: BoolA
     starts = np.flatnonzero(new)
     sizes = np.add.reduceat(count, starts)
     low, high = np.minimum.reduceat(value, starts), np.maximum.reduceat(value, starts)
-    several = sizes > 1
+    several = sizes > PIECES
     out.groups += int(several.sum())
     out.members += int(sizes[several].sum())
     ends = np.append(starts[1:], len(row))

@@ -230,10 +230,12 @@ def root_selects_metadata(ctx: GstContext, found: Findings) -> None:
         raise NotApplicable("the root holds no leaf of external type")
     values, status = md.types_of(roots)
     legal = view.types.by_slot[np.minimum(values, np.uint64(255)).astype(np.uint8)] != Kind.CORRUPT
+    # A type in a slot that its own page's entry uses is where it belongs.
     legal &= (status == MdStatus.OK)[:, None]
+    spare = legal & ~external
     found.look(int(np.count_nonzero(external)))
     for page, slot in zip(*(a.tolist() for a in np.nonzero(external & ~legal)), strict=True):
-        where = _found_elsewhere(ctx, values, legal, page, slot)
+        where = _found_elsewhere(ctx, values, spare, page, slot)
         if where:
             index = page * PAGETABLE_ENTRIES + slot
             found.add(
@@ -245,11 +247,11 @@ def root_selects_metadata(ctx: GstContext, found: Findings) -> None:
     ctx.unread_metadata(found)
 
 
-def _found_elsewhere(ctx: GstContext, values: U64Array, legal: BoolArray, page: int, slot: int) -> str:
+def _found_elsewhere(ctx: GstContext, values: U64Array, spare: BoolArray, page: int, slot: int) -> str:
     """Where the type of a root entry stands instead, in words; "" when nowhere."""
     md = ctx.metadata
     for other in range(ROOT_PAGES):
-        if other != page and legal[other, slot]:
+        if other != page and spare[other, slot]:
             return f"slot {slot} of the metadata of root page {other} holds {ctx.view.types.title(int(values[other, slot]))}"
     rows = md.pages.rows(ctx.view.root_mfn + np.arange(ROOT_PAGES, dtype=np.int64))
     for owner in (page, 0):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import Findings, NotApplicable, Rule, RuleContext
-from gdb_p2m.rules.predicted import Comparison
+from gdb_p2m.rules.predicted import Comparison, Difference
 
 SOURCE = "Linux arch/x86/xen/setup.c, xen_memory_setup(), and p2m.c; docs/model.md: Prediction"
 UNEXPLAINED = "nothing in this memory explains it"
@@ -18,18 +19,26 @@ def _comparison(ctx: RuleContext) -> Comparison:
 def _kinds(ctx: RuleContext, found: Findings) -> None:
     c = _comparison(ctx)
     found.look(c.compared)
+    alike: dict[tuple[Kind, Kind, str], list[Difference]] = {}
     for d in c.differences:
+        alike.setdefault((d.expected, d.found, d.explained), []).append(d)
+    for (expected, got, explained), group in alike.items():
+        total = sum(d.count for d in group)
+        where = f"{_plural(total, 'PFN')}" + (f" in {len(group):,} stretches" if len(group) > 1 else "")
         found.add(
-            {"pfn": d.start, "count": d.count},
-            d.expected.word,
-            d.found.word,
-            f"{d.count:,} PFNs from {d.start:#x} on should be {d.expected.word} and are {d.found.word}: "
-            f"{d.explained or UNEXPLAINED}",
-            count=d.count,
+            {"pfn": group[0].start, "count": total},
+            expected.word,
+            got.word,
+            f"{where} from {group[0].start:#x} on, predicted {expected.word}: {explained or UNEXPLAINED}",
+            count=total,
         )
     found.total = c.differing
     if c.unread:
         found.could_not_read(f"{c.unread:,} PFNs are unreadable: their pages of the P2M are not in the dump")
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _storage(ctx: RuleContext, found: Findings) -> None:
@@ -42,8 +51,8 @@ def _storage(ctx: RuleContext, found: Findings) -> None:
             {"pfn": d.start, "count": d.slots},
             _words(d.expected.name),
             _words(d.found.name),
-            f"{d.slots:,} leaf slots from PFN {d.start:#x} on should be {_words(d.expected.name)} "
-            f"and are {_words(d.found.name)}",
+            f"{_plural(d.slots, 'leaf slot')} from PFN {d.start:#x} on, predicted {_words(d.expected.name)}: "
+            f"{d.explained or UNEXPLAINED}",
             count=d.slots,
         )
     found.total = c.slots_differing

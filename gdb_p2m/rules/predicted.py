@@ -53,15 +53,15 @@ class Stretches:
 class Prediction:
     """source: where it comes from, in words. facts: what it starts from, for the report. kinds: the P2M.
 
-    backing: which leaf slots are private or shared; None where that is not predicted. undecided: PFN ranges
-    (start, end) that the source leaves open, and why.
+    backing: which leaf slots are private or shared; None where that is not predicted. assumed: what the source
+    leaves open, and what was taken for it.
     """
 
     source: str
     facts: dict[str, int | str]
     kinds: Stretches
     backing: BackingArray | None = None
-    undecided: tuple[tuple[int, int, str], ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class StorageDifference:
-    """Leaf slots that cover PFNs start..start+count-1 are backed otherwise than predicted."""
+    """Leaf slots that cover PFNs start..start+count-1 are backed otherwise than predicted. explained: see Difference."""
 
     start: int
     count: int
     slots: int
     expected: Backing
     found: Backing
+    explained: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,6 @@ class Comparison:
     # -- explanations ---------------------------------------------------------------------------------------
 
     def _explain(self, i: int, d: Difference, listed: list[Difference], evidence: _Evidence) -> str:
-        for start, end, why in self.prediction.undecided:
-            if start <= d.start and d.end <= end:
-                return why
         if (other := self._other_size) and Kind.MFN in (d.expected, d.found):
             return other
         if d.found is Kind.FOREIGN:
@@ -316,9 +314,20 @@ class Comparison:
         differ = np.flatnonzero((want[start] != got[start]) & (got[start] != Backing.UNREADABLE))[:MAX_DIFFERENCES]
         per = self.ctx.guest.width.per_page
         return tuple(
-            StorageDifference(s * per, c * per, c, Backing(int(want[s])), Backing(int(got[s])))
+            StorageDifference(
+                s * per, c * per, c, w := Backing(int(want[s])), g := Backing(int(got[s])), self._why(s, c, w, g)
+            )
             for s, c in zip(start[differ].tolist(), count[differ].tolist(), strict=True)
         )
+
+    def _why(self, slot: int, count: int, expected: Backing, found: Backing) -> str:
+        """A shared page became private when an entry was written: the P2M says so itself where it differs, too."""
+        per = self.ctx.guest.width.per_page
+        a, b = slot * per, (slot + count) * per
+        if found is not Backing.PRIVATE or expected is Backing.PRIVATE:
+            return ""
+        written = any(d.start < b and a < d.end for d in self.differences)
+        return "entries were written here, as PRE-001 shows" if written else ""
 
 
 def _shown(differences: list[Difference]) -> int:

@@ -27,6 +27,14 @@ def open_source(path: str, progress: Progress = no_progress, raw: str | None = N
     Raises P2mError when the file cannot be opened, NotUnderstood when its content is no dump.
     """
     content: Content = MappedContent(_unpacked(path, progress), path)
+    try:
+        return _source(content, path, raw)
+    except BaseException:
+        content.close()
+        raise
+
+
+def _source(content: Content, path: str, raw: str | None) -> Source:
     if raw is not None:
         from gdb_p2m.sources.raw import RawSource, parse_raw
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from gdb_p2m.errors import NotFound, P2mError, Unreadable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.pagetables import X86_PSE
 from gdb_p2m.layout.x86_pv import INVALID_M2P_ENTRY, M2P_VA_64, MACH2PHYS_VIRT_START_PAE, SHARED_M2P_ENTRY
-from gdb_p2m.sources.base import Mask, contiguous_groups
+from gdb_p2m.sources.base import Mask
 from gdb_p2m.spaces.radix import Status
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, MachineAddress, Mfn, U64Array
 
@@ -162,9 +163,11 @@ class M2p:
             return
         mapped = self.guest.space.slots(self.base, self.base + pages * PAGE_SIZE, "L1")
         self._unread = int(np.count_nonzero(mapped.status == Status.UNREADABLE)) * per_page
-        for first, count in contiguous_groups(mapped.frame):
-            if mapped.status[first] == Status.OK:
-                self._read_piece(int(mapped.frame[first]), first * per_page, count)
+        there = np.flatnonzero(mapped.status == Status.OK)
+        frame = mapped.frame[there]
+        edges = np.flatnonzero((np.diff(there) != 1) | (np.diff(frame) != 1)) + 1
+        for a, b in pairwise([0, *edges.tolist(), len(there)] if len(there) else []):
+            self._read_piece(int(frame[a]), int(there[a]) * per_page, b - a)
 
     def _read_piece(self, frame: int, first: int, count: int) -> None:
         """One stretch of M2P pages, in one view when all can be read, else what can be read of it."""

@@ -30,7 +30,7 @@ def p2m_list(guest: LinuxGuest) -> ListPlace:
     """The list in use. Raises NotFound (no symbol), NotUnderstood (it cannot be one)."""
     base = guest.variable("xen_p2m_addr")
     place = _from_variables(guest, base) if base else _from_start_info(guest)
-    if place.size > MAX_LIST_PFNS or place.base + place.size * guest.width.bytes > 1 << 64:
+    if place.size > MAX_LIST_PFNS or place.base + place.size * guest.width.bytes > 1 << guest.width.bits:
         raise NotUnderstood(f"the linear list cannot be that large: base {place.base:#x}, {place.size:#x} entries")
     if place.base % PAGE_SIZE:
         # Its entries would straddle pages: the bulk decoder would be off, and no kernel has such a list.

@@ -122,12 +122,6 @@ class DwarfTypes:
         return None if found is None or found[1] is None else _size_of(_plain(found[1]))
 
     @_damage_named
-    def member_size(self, path: str) -> int | None:
-        """sizeof a member in bytes, or None."""
-        found = self._member(path)
-        return None if found is None or found[1] is None else _size_of(_plain(found[1]))
-
-    @_damage_named
     def number(self, name: str) -> int | None:
         """Value of an enumerator, or None."""
         return self._search(name, self._enumerators)

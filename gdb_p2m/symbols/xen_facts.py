@@ -76,11 +76,6 @@ class XenFacts:
         size = self._dwarf.member_size(path) if self._dwarf is not None else None
         return size if size in (1, 2, 4, 8) else declared
 
-    def member_size(self, path: str, declared: int) -> int:
-        """Bytes of an integer member: by debug information (1, 2, 4, 8), else as declared."""
-        size = self._dwarf.member_size(path) if self._dwarf is not None else None
-        return size if size in (1, 2, 4, 8) else declared
-
     def number(self, name: str) -> int:
         """An enumerator. Raises NotFound."""
         return self._required(self.fact("NUMBER", name))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gdb_p2m.layout.x86_pv import EntryWidth
 from gdb_p2m.mapping import Kind, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
-from gdb_p2m.sources.base import BATCH_PAGES, Source
+from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces.words import words_of
 from gdb_p2m.units import FrameArray, U64Array
 from gdb_p2m.views.entry_runs import entry_runs
@@ -43,6 +43,8 @@ _KIND_OF = {
 BackingArray = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Dirty = Mapping[Backing, npt.NDArray[np.bool_]]
 """Slots of a shared page that do not hold INVALID_P2M_ENTRY, for the pages that have any."""
+BATCH_PAGES = 256
+"""1 MiB of entries at a time: the arrays of entry_runs stay in a core's own cache (measured: half the time)."""
 MAX_DIRTY_RUNS = 1 << 23
 """200 MiB of runs: 15 stray writes into a page that 512 GiB share."""
 

@@ -11,7 +11,7 @@ from . import dom0, domus
 from .deliver import deliver, move
 from .elf import check_core
 from .errors import LabError
-from .initramfs import FILES, SHARE, TMPFS
+from .initramfs import COPY, FILES, SHARE, TMPFS
 from .labs import Lab
 from .progress import Progress, size_text
 
@@ -23,7 +23,7 @@ def dump_core(lab: Lab, name: str, file: Path, timeout: float, progress: Progres
 
     It goes through dom0's memory: see TMPFS.
     """
-    script = f"xl dump-core {name} $tmp && cp $tmp $out; code=$?; rm -f $tmp; exit $code"
+    script = f"xl dump-core {name} $tmp && {COPY.format('$tmp', '$out')}; code=$?; rm -f $tmp; exit $code"
     what = f"cannot dump domU '{name}' (dom0 needs as much free memory as the domU has)"
     needed = domus.memory(lab, name) * _MIB
     return _collect(lab, script, file, needed, check_core, timeout, what, progress)

@@ -12,7 +12,7 @@ from .deliver import deliver, move
 from .dump import memory_bytes
 from .elf import check_core
 from .errors import LabError, UsageError
-from .initramfs import DOMU_KERNEL, FILES, SHARE, TMPFS
+from .initramfs import COPY, DOMU_KERNEL, FILES, SHARE, TMPFS
 from .labs import SERIAL_LOG, Lab
 from .machine import DOM0_IMAGE
 from .packages import ZSTD_KDUMP
@@ -58,7 +58,7 @@ class Wanted:
         """The crash kernel's command that writes $out."""
         filtered = self.no_domus or self.level
         if self.form == "elf" and not filtered:
-            return "cp /proc/vmcore $out"
+            return COPY.format("/proc/vmcore", "$out")
         options = f"{FORMATS[self.form]} -d {self.level}{' -X' if self.no_domus else ''}"
         return f"makedumpfile {options} /proc/vmcore " + ("> $out" if self.form == "flattened" else "$out")
 

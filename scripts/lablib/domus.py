@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import dom0
 from .errors import LabError, UsageError
-from .initramfs import CONSOLES, DOMU_KERNEL, DOMU_RAMDISK, DOMU_READY, FILES, SHARE, TMPFS
+from .initramfs import CONSOLES, COPY, DOMU_KERNEL, DOMU_RAMDISK, DOMU_READY, FILES, SHARE, TMPFS
 from .labs import Lab
 from .progress import Progress
 
@@ -156,9 +156,10 @@ def balloon(lab: Lab, name: str, wanted: int, timeout: float, progress: Progress
 def save(lab: Lab, name: str, timeout: float, progress: Progress) -> Path:
     """Suspend a domU into a file in the lab's directory, from which `restore` makes it again."""
     progress.step(f"saving domU '{name}'")
-    script = f"xl save {name} {TMPFS}/{name} && cp {TMPFS}/{name} {_SAVED}; code=$?; rm -f {TMPFS}/{name}; exit $code"
+    file = f"{TMPFS}/{name}"
+    copy = COPY.format(file, _SAVED.format(name=name))
     what = f"cannot save domU '{name}' (dom0 needs as much free memory as the domU has)"
-    dom0.run_well(lab, script.format(name=name), timeout, what)
+    dom0.run_well(lab, f"xl save {name} {file} && {copy}; code=$?; rm -f {file}; exit $code", timeout, what)
     return saved(lab, name)
 
 
@@ -167,8 +168,8 @@ def restore(lab: Lab, name: str, timeout: float, progress: Progress) -> int:
     if not saved(lab, name).is_file():
         raise LabError(f"no domU '{name}' was saved in lab '{lab.name}'", hint=f"scripts/lab save {name}")
     progress.step(f"restoring domU '{name}'")
-    script = f"xl restore {_SAVED} > /run/restore.said 2>&1 || {{{{ cat /run/restore.said; exit 1; }}}}\nxl domid {{name}}"
-    said = dom0.run_well(lab, script.format(name=name), timeout, f"cannot restore domU '{name}'")
+    script = f"xl restore {_SAVED.format(name=name)} >&2 && xl domid {name}"
+    said = dom0.run_well(lab, script, timeout, f"cannot restore domU '{name}'")
     saved(lab, name).unlink()
     return int(said.split()[-1])
 

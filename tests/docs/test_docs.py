@@ -15,41 +15,19 @@ import pytest
 
 from gdb_p2m.cli import run
 from gdb_p2m.errors import P2mError
+from support.examples import PAGES, examples, matches
+from support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def examples() -> list[tuple[str, str, str]]:
-    """(page:line, command, expected output) of all console blocks."""
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for block in re.finditer(r"^```console\n(.*?)^```$", text, re.S | re.M):
-            line = text[: block.start()].count("\n") + 2
-            for part in re.split(r"(?m)^(?=\$ )", block[1]):
-                if part.startswith("$ gdb-p2m "):
-                    command, _, expected = part.partition("\n")
-                    found.append((f"{page.name}:{line}", command[2:], expected))
-                line += part.count("\n")
-    return found
-
-
-def matches(expected: str, got: str) -> bool:
-    """Line by line, `...` alone on a line matching anything."""
-    pattern = "".join(
-        r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line.rstrip()) + r"[ ]*\n"
-        for line in expected.rstrip("\n").split("\n")
-    )
-    return re.fullmatch(pattern, re.sub(r"[ ]+$", "", got.rstrip("\n") + "\n", flags=re.M)) is not None
+SHELL = [e for e in examples("$ ") if e[1].startswith("gdb-p2m ")]
+"""(page:line, command, expected output)."""
 
 
 def test_there_are_examples_on_the_main_pages() -> None:
-    pages = {where.split(":")[0] for where, _, _ in examples()}
+    pages = {where.split(":")[0] for where, _, _ in SHELL}
     assert {"README.md", "tutorial.md", "verbs.md"} <= pages
 
 
-@pytest.mark.parametrize(("where", "command", "expected"), examples(), ids=lambda x: str(x)[:60])
+@pytest.mark.parametrize(("where", "command", "expected"), SHELL, ids=lambda x: str(x)[:60])
 def test_the_example_prints_what_the_page_says(
     where: str, command: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -176,6 +176,8 @@ def test_open_close_and_settings(gdb: Gdb) -> None:
         "show p2m pmemsave",
         f"p2m open {DOM0.path}",
         "p2m map",
+        f"p2m open {DOM0.path} --kernel /etc/hostname",
+        "p2m map",
     )
     assert ran.out.splitlines() == [
         "The guest kernel's file (vmlinux, System.map or vmlinuz) is not set.",
@@ -185,7 +187,7 @@ def test_open_close_and_settings(gdb: Gdb) -> None:
     ]
     assert "no dump is open, and GDB is not connected to a machine" in ran.err
     assert "p2m: no dump is open\n" in ran.err
-    assert "/some/vmlinux" in ran.err
+    assert ran.err.count("/some/vmlinux") == 1 and "/etc/hostname" in ran.err
 
 
 def test_pmemsave_can_be_forbidden_by_the_environment(gdb: Gdb) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from support.command_line import Ran, run_cli, run_process
+from support.command_line import Ran, run_cli, run_interpreter, run_process
 from support.elf_files import EM_RISCV, ET_EXEC, ElfFile, Load, note, notes_of, write_machine
 from support.kernels import system_map, vmlinux
 from support.machine import Healthy
@@ -331,7 +331,7 @@ def test_no_verb_at_all() -> None:
         (["check", "DUMP", "XYZ"], "no rule or group is called 'XYZ'"),
         (["rules", "LIN-999"], "LIN-999"),
         (["list-list", "DUMP", "--top", "512"], "out of range"),
-        (["symbols", "DUMP", "--all", "x"], "exclude each other"),
+        (["symbols", "DUMP", "x", "--all"], "exclude each other"),
         (["map", "DUMP", "-o", "/nonexistent/out"], "cannot be written"),
         (["excerpt", "DUMP"], "OUT"),
     ],
@@ -343,12 +343,12 @@ def test_wrong_usage(words: list[str], said: str, dom0_core: Path) -> None:
 
 
 def test_wrong_usage_in_a_process_of_its_own(dom0_core: Path) -> None:
-    refused(run_process("bogus"), USAGE, "no verb is called 'bogus'", "try:")
+    refused(run_interpreter("bogus"), USAGE, "no verb is called 'bogus'", "try:")
     refused(run_process("lookup", dom0_core, "0x8000000"), USAGE, "0x8000000", "out of range", "0..0x7ffffff")
 
 
 def test_an_unknown_domain(dom0_core: Path) -> None:
-    refused(run_process("map", dom0_core, "--domain", "7"), INPUT, "domain 7", "domains found: 0", "try:")
+    refused(run_interpreter("map", dom0_core, "--domain", "7"), INPUT, "domain 7", "domains found: 0", "try:")
 
 
 def test_numbers_beyond_the_machine_are_answered_not_misread(dom0_core: Path) -> None:
@@ -406,7 +406,7 @@ def test_success_is_exit_code_0_and_findings_1(box: Path, dom0: Healthy, dom0_co
 
 
 def test_version_and_help() -> None:
-    assert run_process("--version").out.startswith("gdb-p2m ")
+    assert run_interpreter("--version").out.startswith("gdb-p2m ")
     ran = run_process("--help")
     assert ran.code == FINE and "exit codes: 0 fine" in ran.out
 

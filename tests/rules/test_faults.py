@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import healthy
 from gdb_p2m.errors import P2mError
 from gdb_p2m.rules.base import Result
 from gdb_p2m.rules.catalogue import BY_ID, CATALOGUE
 from support.faults import FAULTS, Fault
-from support.machine import Examined, examine, walk_agrees_with_map
+from support.machine import Examined, examine, healthy, walk_agrees_with_map
 from support.places import ROOT
 
 ELSEWHERE = {

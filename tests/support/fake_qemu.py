@@ -66,8 +66,8 @@ class FakeQemu:
         return answer
 
     def _answer(self, payload: str) -> bytes:
-        if payload == "qqemu.Supported":
-            return b"sstepbits;sstep;PhyMemMode"
+        if payload == "qqemu.sstepbits":
+            return b"ENABLE=1,NOIRQ=2,NOTIMER=4"
         if payload == "qqemu.PhyMemMode":
             return self.mode
         if payload.startswith("Qqemu.PhyMemMode:"):

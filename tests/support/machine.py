@@ -293,3 +293,13 @@ def walk_agrees_with_map(examined: Examined, pfns: Iterable[int], view_name: str
         run, trace = mapping.lookup(pfn), view.trace(pfn)
         assert run is not None, hex(pfn)
         assert (run.kind, run.frame) == (trace.kind, trace.frame), f"PFN {pfn:#x}: {run} but {trace}"
+
+
+_OPENED: dict[str, Healthy] = {}
+
+
+def healthy(truth: Truth) -> Healthy:
+    """The excerpt, opened on first use."""
+    if truth.name not in _OPENED:
+        _OPENED[truth.name] = Healthy(truth)
+    return _OPENED[truth.name]

@@ -81,9 +81,10 @@ def test_decoding_is_kept_between_verbs_and_timing_starts_again() -> None:
     assert machine.source.counters.pages == 0
 
 
-def test_other_symbol_files_are_another_target(tmp_path: Path) -> None:
+def test_other_symbol_files_are_another_target() -> None:
     machine = Live().session().open(str(DOM0.path), kernel=str(DOM0.path))
-    assert machine.target(None, None).kernel_path == str(DOM0.path)
+    assert machine.kernel == str(DOM0.path)
+    assert machine.target("/other", None) is not machine.target(None, None)
     assert machine.target("/other", None).kernel_path == "/other"
 
 

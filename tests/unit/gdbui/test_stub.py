@@ -109,6 +109,15 @@ def test_one_stray_answer_is_noticed_and_the_batch_read_again() -> None:
     assert qemu.mode == b"0" and not stray
 
 
+def test_a_mode_that_is_not_put_back_is_an_error() -> None:
+    qemu = FakeQemu()
+    answers = qemu._answer
+    qemu._answer = lambda p: b"E22" if p == "Qqemu.PhyMemMode:0" else answers(p)  # type: ignore[method-assign]
+    with pytest.raises(P2mError, match="left in physical memory mode") as caught:
+        PhysicalReader(qemu).read([(0x1000, 8)])
+    assert caught.value.hint is not None and "maintenance packet Qqemu.PhyMemMode:0" in caught.value.hint
+
+
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_lost_connection_is_one_message_that_says_how_to_restore(after: int) -> None:
     qemu = FakeQemu()
@@ -140,7 +149,7 @@ def test_an_interrupt_waits_until_the_block_ends() -> None:
 def test_round_trips_are_counted() -> None:
     counters = ReadCounters()
     qemu = CountingStub(FakeQemu(), counters)
-    qemu.packet("qqemu.Supported")
+    qemu.packet("qqemu.PhyMemMode")
     qemu.monitor("info mtree -f")
     assert counters.requests == 2
 
@@ -150,4 +159,4 @@ def test_an_interrupted_monitor_command_is_followed_by_getting_in_step() -> None
     qemu.before = interrupting(0)
     with pytest.raises(KeyboardInterrupt):
         CountingStub(qemu, ReadCounters()).monitor("info mtree -f")
-    assert qemu.log[-2:] == ["qqemu.Supported", "qqemu.PhyMemMode"]
+    assert qemu.log[-2:] == ["qqemu.sstepbits", "qqemu.PhyMemMode"]

@@ -49,7 +49,9 @@ def kinds(mapping: Mapping) -> list[tuple[int, int, Kind]]:
     keep = np.concatenate(([True], mapping.kind[1:] != mapping.kind[:-1]))
     starts = mapping.start[keep]
     ends = np.concatenate((starts[1:], [mapping.limit]))
-    return [(s, e, Kind(k)) for s, e, k in zip(starts.tolist(), ends.tolist(), mapping.kind[keep].tolist(), strict=True)]
+    return [
+        (s, e, Kind(k)) for s, e, k in zip(starts.tolist(), ends.tolist(), mapping.kind[keep].tolist(), strict=True)
+    ]
 
 
 def own_first(real: LinuxGuest, model: LinuxGuest) -> None:
@@ -86,7 +88,9 @@ def test_linear_dom0(truth: Truth, text: str) -> None:
             assert real.variable(name) == model.variable(name), name
 
 
-@pytest.mark.parametrize(("excerpt", "name"), [("linux-3.16-tree", "tree-dom0"), ("linux-3.18-tree", "tree-3.18-hole-dom0")])
+@pytest.mark.parametrize(
+    ("excerpt", "name"), [("linux-3.16-tree", "tree-dom0"), ("linux-3.18-tree", "tree-3.18-hole-dom0")]
+)
 def test_tree_dom0(excerpt: str, name: str) -> None:
     path = SHARED_REAL / f"{excerpt}.core.zst"
     if not path.exists():

@@ -66,7 +66,9 @@ def test_room_is_used_up_before_frames_are_given_back() -> None:
 
 
 def test_moves_go_on_in_the_next_stretch_of_ram() -> None:
-    text = "e820 0-0xfffffff ram\ne820 0x10000000-0xffffffff reserved\ne820 0x100000000+1M ram\ne820 0x200000000+1M ram\n"
+    text = (
+        "e820 0-0xfffffff ram\ne820 0x10000000-0xffffffff reserved\ne820 0x100000000+1M ram\ne820 0x200000000+1M ram\n"
+    )
     p = plan(text + "nr_pages 0x10180")
     assert p.moves == [Move(0x10000, 0x100000, 256), Move(0x10100, 0x200000, 128)]
 

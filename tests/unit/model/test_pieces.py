@@ -42,7 +42,9 @@ def as_array(todo: list[tuple[int, int, Fate, int]], f: Frames, width: EntryWidt
         want[start : start + n] = {
             Fate.MISSING: lambda n=n: np.full(n, width.invalid, dtype=np.uint64),
             Fate.IDENTITY: lambda pfns=pfns: pfns | np.uint64(width.identity_bit),
-            Fate.FOREIGN: lambda n=n, base=base: np.arange(base, base + n, dtype=np.uint64) | np.uint64(width.foreign_bit),
+            Fate.FOREIGN: lambda n=n, base=base: (
+                np.arange(base, base + n, dtype=np.uint64) | np.uint64(width.foreign_bit)
+            ),
             Fate.MFN: lambda n=n, base=base: f.mfns(base, base + n).astype(np.uint64),
         }[fate]()
     return want
@@ -50,7 +52,9 @@ def as_array(todo: list[tuple[int, int, Fate, int]], f: Frames, width: EntryWidt
 
 @settings(max_examples=200)
 @given(steps(), st.sampled_from(["contiguous", "reversed", "scattered"]), st.sampled_from([WIDTH_64, WIDTH_32]))
-def test_pieces_are_what_an_array_would_be(todo: list[tuple[int, int, Fate, int]], order: str, width: EntryWidth) -> None:
+def test_pieces_are_what_an_array_would_be(
+    todo: list[tuple[int, int, Fate, int]], order: str, width: EntryWidth
+) -> None:
     f = frames(order)
     p2m = PieceMap(LIMIT)
     for step in todo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import zlib
 
@@ -18,7 +19,7 @@ from support.dump_files import METHODS
 
 PACKED = [m for m in METHODS if m != "none"]
 PAGES = st.one_of(
-    st.binary(min_size=PAGE_SIZE, max_size=PAGE_SIZE),
+    st.integers(0, 1 << 32).map(lambda seed: random.Random(seed).randbytes(PAGE_SIZE)),
     st.binary(min_size=1, max_size=64).map(lambda b: (b * PAGE_SIZE)[:PAGE_SIZE]),
 )
 

@@ -89,8 +89,8 @@ def test_a_hostile_bitmap_does_not_make_millions_of_extents() -> None:
     assert any(a.end == 999 << PAGE_SHIFT and b.start == 1500 << PAGE_SHIFT for a, b in zip(extents, extents[1:], strict=False))
 
 
-def test_a_16_tib_machine_has_its_rank_without_a_loop_over_frames() -> None:
-    frames = 1 << 32
+def test_a_1_tib_machine_has_its_rank_without_a_loop_over_frames() -> None:
+    frames = 1 << 28
     data = np.zeros(frames // 8, dtype=np.uint8)
     data[12345] = 0xF0
     data[-1] = 0x80

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gdb_p2m.errors import NotFound
 from gdb_p2m.layout.pagetables import I386_PAE, X86_64_4LEVEL
-from gdb_p2m.layout.x86_pv import LINEAR_PT_SLOT
+from gdb_p2m.layout.x86_pv import LINEAR_PT_SLOT, WIDTH_32
 from gdb_p2m.mapping import Kind
 from gdb_p2m.model.machine import Machine
 from gdb_p2m.model.structs import fold_cr3
@@ -76,7 +76,7 @@ def test_without_an_l4_a_scan_finds_the_l3_itself(machine: Machine) -> None:
 def test_a_folded_cr3_names_an_l3_above_4_gib(machine: Machine) -> None:
     """The low 12 bits of a 32-bit CR3 carry the frame's high part (xen_pfn_to_cr3)."""
     high = 0x12_3456
-    source = source_of(machine, cr3=fold_cr3(high, 32))
+    source = source_of(machine, cr3=fold_cr3(high, WIDTH_32))
     pieces: dict[int, bytes | bytearray] = dict(source._pieces)
     pieces[high << PAGE_SHIFT] = pieces.pop(machine.cr3)
     moved = FakeSource(pieces)
@@ -87,7 +87,7 @@ def test_a_folded_cr3_names_an_l3_above_4_gib(machine: Machine) -> None:
 
 @given(st.integers(0, (1 << 32) - 1))
 def test_folding_loses_nothing(mfn: int) -> None:
-    assert pv_roots.unfold_cr3(fold_cr3(mfn, 32)) == mfn
+    assert pv_roots.unfold_cr3(fold_cr3(mfn, WIDTH_32)) == mfn
 
 
 def test_a_64_bit_l4_is_never_taken_for_an_l3() -> None:
@@ -162,16 +162,3 @@ def test_an_excerpt_may_lack_the_page_table_of_the_kernels_text(machine: Machine
     text = guest_of(machine).space.walk(pv_roots.kernel_text(I386_PAE)).steps[-1].table >> PAGE_SHIFT
     source = source_of(machine, without=[text])
     assert pv_roots.maps_kernel(source, machine.tables.root, I386_PAE)
-
-
-def test_both_kinds_of_guest_are_found_in_one_machine(machine: Machine) -> None:
-    """One scan, two shapes: frames of the second guest are moved out of the first one's way."""
-    wide = holed("linear", "64")
-    merged: dict[int, bytes | bytearray] = dict(source_of(wide, cr3=0)._pieces)
-    root = wide.tables.root
-    l3 = with_l4(machine, machine.tables.root, cpu=False)
-    # Only the 32-bit guest's tables and kernel are needed, and they may not overlap the other guest's.
-    alone = {a: b for a, b in l3._pieces if a not in merged}
-    both = FakeSource(merged | alone)
-    found = {r.mfn: r.shape for r in pv_roots.from_scan(both)}
-    assert found.get(root) is X86_64_4LEVEL
