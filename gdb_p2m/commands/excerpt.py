@@ -118,10 +118,10 @@ def _touch_view(view: View) -> None:
 
 def _kernel_walks(guest: LinuxGuest, recording: RecordingSource) -> Iterator[bool]:
     """The kernel's text through every root that may be tried first, and each variable's page."""
-    from gdb_p2m.spaces.pv_roots import is_pv_l4, maps_kernel
+    from gdb_p2m.spaces.pv_roots import from_cpus, kernel_mark
 
-    for mfn in {guest.root.mfn, *((c.cr3 or 0) >> 12 for c in recording.info.cpus)}:
-        yield is_pv_l4(recording, mfn) and maps_kernel(recording, mfn)
+    for root in (guest.root, *from_cpus(recording)):
+        yield kernel_mark(recording, root) is not None
     for name in ALL_NAMES:
         symbol = guest.names.symbol(name.name)
         if symbol is not None:

@@ -97,7 +97,7 @@ def _guest(report: Report, ctx: Context, guest: LinuxGuest) -> None:
         *[["because", e] for e in era.evidence],
         *[["conflict", c] for c in era.conflicts],
         ["stage", f"{stage.title} ({stage.evidence})"],
-        ["root", f"L4 at machine frame {guest.root.mfn:#x}"],
+        ["root", f"{guest.root.table} at machine frame {guest.root.mfn:#x}"],
         ["found by", guest.root.evidence],
         *[["symbols", f"{s.kind}: {s.detail}"] for s in guest.names.sources],
         *[["note", n] for n in guest.names.notes],

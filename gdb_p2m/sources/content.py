@@ -71,4 +71,5 @@ class MappedContent(Content):
     def close(self) -> None:
         self.whole = np.zeros(0, np.uint8)
         self._view = memoryview(b"")
+        self._map = None  # unmapped as soon as nobody holds a view of it
         self._file.close()

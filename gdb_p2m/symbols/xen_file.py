@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.symbols.dwarf import DwarfTypes
-from gdb_p2m.symbols.elf_image import ElfImage
+from gdb_p2m.symbols.elf_image import MAX_NOTES, ElfImage
 from gdb_p2m.symbols.elf_notes import NT_GNU_BUILD_ID
 from gdb_p2m.symbols.symtab import Symtab, open_elf_file
 
@@ -45,14 +45,33 @@ def open_xen_file(path: str) -> XenFile:
 
 
 def _build_id_note(elf: ElfImage) -> tuple[bytes, int | None]:
-    """(bytes, link address) of the GNU build-id note, found through the segment that loads it."""
-    for header in (s for s in elf.sections if s.type == "SHT_NOTE"):
-        data = elf.bytes_of(header)
-        if len(data) < 20 or data[12:16] != b"GNU\0" or int.from_bytes(data[8:12], "little") != NT_GNU_BUILD_ID:
+    """(bytes, link address) of the GNU build-id note: in a note segment, or in a section that a segment loads."""
+    for segment in elf.segments:
+        if segment.type == "PT_NOTE" and segment.address and segment.file_size <= MAX_NOTES:
+            note, at = _find_note(elf.bytes_of(segment))
+            if note:
+                return note, segment.address + at
+    for section in elf.sections:
+        if section.type != "SHT_NOTE" or section.size > MAX_NOTES:
             continue
-        size = 16 + int.from_bytes(data[4:8], "little")
+        note, at = _find_note(elf.bytes_of(section))
         for segment in elf.segments:
-            at = header.offset - segment.offset
-            if segment.type == "PT_LOAD" and 0 <= at < segment.file_size:
-                return data[:size], segment.address + at
+            inside = section.offset + at - segment.offset
+            if note and segment.type == "PT_LOAD" and 0 <= inside < segment.file_size:
+                return note, segment.address + inside
     return b"", None
+
+
+def _find_note(data: bytes) -> tuple[bytes, int]:
+    """(bytes of the GNU build-id note with its header, offset), or (b"", 0)."""
+    at = 0
+    while at + 12 <= len(data):
+        name_size, desc_size, kind = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (0, 4, 8))
+        desc_at = at + 12 + (name_size + 3 & ~3)
+        end = desc_at + desc_size
+        if end > len(data) or not name_size:
+            break
+        if kind == NT_GNU_BUILD_ID and data[at + 12 : at + 16] == b"GNU\0" and desc_size:
+            return data[at:end], at
+        at = end + 3 & ~3
+    return b"", 0

@@ -11,7 +11,7 @@ from gdb_p2m.mapping import Mapping
 from gdb_p2m.model.elf import CoreNote
 from gdb_p2m.model.riscv import RiscvDescription, parse_riscv
 from gdb_p2m.model.riscv_p2m import truth_runs
-from gdb_p2m.model.riscv_xen import RiscvXen, build_riscv
+from gdb_p2m.model.riscv_xen import TEXT_NOTE, RiscvXen, build_riscv
 from gdb_p2m.rules.base import Result, run_rule
 from gdb_p2m.rules.gst import GST_RULES
 from gdb_p2m.rules.gst_context import GstContext
@@ -20,6 +20,7 @@ from gdb_p2m.target import Target
 from gdb_p2m.views.gstage import GstageView
 from gdb_p2m.views.registry import Views
 from gdb_p2m.xen_riscv import RiscvDomain
+from support.kernels import _elf_maker as elf_maker
 from support.places import ROOT
 
 Run = tuple[int, int, str, int | None, int | None]
@@ -111,3 +112,12 @@ def truth_csv(path: Path) -> dict[int, list[Run]]:
             run = int(row["start_gfn"], 0), int(row["count"]), row["type"], int(row["first_mfn"], 0), int(row["order"])
             found.setdefault(int(row["domain"]), []).append(run)
     return found
+
+
+def syms_bytes(xen: RiscvXen, *, build_id: str | None = None) -> bytes:
+    """A xen-syms of the model without debug information: symbols and the build-id note, at their link addresses."""
+    note = xen.build_id_note if build_id is None else xen.build_id_note[:16] + bytes.fromhex(build_id)
+    elf = elf_maker.Elf(segments=[(1, xen.link + 0x1000, b"\x13\0\0\0" * 4), (4, xen.link + TEXT_NOTE, note)])
+    names = {"_stext": xen.link + 0x1000, **xen.symbols}
+    elf.symbols = [(name, address, 0x11, 1) for name, address in names.items()]
+    return elf.bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gdb_p2m.layout.x86_pv import WIDTH_32
@@ -131,11 +133,11 @@ def test_an_unknown_stage_of_the_era_is_refused() -> None:
         parse("era tree-3.16\nnr_pages 8192", "t").with_stage("planned")
 
 
-@pytest.mark.parametrize("path", sorted((FIXTURES / "models").glob("*.model")), ids=lambda p: p.stem)
-def test_bundled_descriptions_are_named_after_their_files(path: object) -> None:
-    from pathlib import Path
+X86_MODELS = sorted(p for p in (FIXTURES / "models").glob("*.model") if not p.stem.startswith("riscv"))
 
-    assert isinstance(path, Path)
+
+@pytest.mark.parametrize("path", X86_MODELS, ids=lambda p: p.stem)
+def test_bundled_descriptions_are_named_after_their_files(path: Path) -> None:
     assert parse(path.read_text(), path.name).name == path.stem
 
 

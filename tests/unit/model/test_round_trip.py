@@ -18,7 +18,7 @@ from gdb_p2m.views.registry import Views
 from support.model_memory import source_of
 from support.places import FIXTURES
 
-MODELS = sorted(p.stem for p in (FIXTURES / "models").glob("*.model"))
+MODELS = sorted(p.stem for p in (FIXTURES / "models").glob("*.model") if not p.stem.startswith("riscv"))
 KIND_OF_FATE = np.array([KIND_BY_WORD[f.word] for f in Fate], dtype=np.uint8)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from gdb_p2m.commands.predict import prediction_json, predictor
@@ -121,6 +121,9 @@ def test_any_guest_follows_from_the_map_its_kernel_keeps(text: str, stage: Stage
         machine = build(description, stage=stage if description.era.linear else "final")
     except DescriptionError:
         return
+    last = description.e820[-1]
+    # A map that ends with half a page of RAM inside the initial memory is no machine's; the kernel forgets it.
+    assume(last.kind != "ram" or last.end % 4096 == 0 or last.end >= description.nr_pages << 12)
     assert_agrees(predicted(with_e820(machine)))
 
 
@@ -339,12 +342,8 @@ def test_unreadable_pages_are_neither_agreement_nor_difference() -> None:
     machine = model("lab-dom0")
     lost = machine.entry_address(0x20000) >> 12
     whole = with_e820(machine)
-    pieces = {}
-    for start, data in whole.pieces.items():
-        for at in range(0, len(data), 4096):
-            if (start + at) >> 12 != lost:
-                pieces[start + at] = data[at : at + 4096]
-    source = FakeSource(pieces)
+    frames = [a >> 12 for e in whole.extents() for a in range(e.start, e.end, 4096)]
+    source = FakeSource({f << 12: whole.read(f << 12, 4096) for f in frames if f != lost})
     source.info = whole.info
     data = predicted(source)
     assert data["unreadable"] == 512 and data["differences"] == []
