@@ -265,6 +265,8 @@ def _join(m: Mapping) -> Mapping:
     same &= ~_HAS_FRAME[m.kind[1:]] | (m.frame[:-1] + m.count[:-1] == m.frame[1:])
     if m.order is not None:
         same &= m.order[:-1] == m.order[1:]
+    if not same.any():
+        return m
     first = np.concatenate(([True], ~same))
     index = np.flatnonzero(first)
     last_end = np.concatenate((end[index[1:] - 1], end[-1:]))

@@ -165,7 +165,7 @@ def _output(path: str) -> Iterator[BinaryIO]:
             elif path.endswith(".gz"):
                 import gzip
 
-                with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as zipped:
+                with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped:
                     yield cast(BinaryIO, io.BufferedWriter(zipped))
             else:
                 yield raw

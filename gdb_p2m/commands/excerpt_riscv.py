@@ -5,6 +5,7 @@ from __future__ import annotations
 from gdb_p2m.commands.base import Context
 from gdb_p2m.errors import P2mError
 from gdb_p2m.layout.xen_riscv import SYMBOLS, TYPES
+from gdb_p2m.mapping import Run
 from gdb_p2m.rules.base import run_rules
 from gdb_p2m.rules.catalogue import CATALOGUE
 from gdb_p2m.rules.gst_context import GstContext
@@ -34,6 +35,9 @@ def record_xen(ctx: Context, recording: RecordingSource) -> str:
         for level in view.tree.levels:
             for mfn in level.mfn.tolist():
                 _page_info(uses, mfn)
+        for run in _some_runs(view):
+            if run.frame is not None:
+                _page_info(uses, run.frame)
     return note_text(xen)
 
 
@@ -60,12 +64,16 @@ def _touch_domain(shadow: Target, domain: RiscvDomain) -> dict[int, GstageView]:
     except P2mError:
         return {}
     assert isinstance(view, GstageView)
-    mapping = view.mapping()
     view.storage()
-    step = max(1, len(mapping) // TRACED_RUNS)
-    for i in range(0, len(mapping), step):
-        view.trace(mapping.run(i).start)
+    for run in _some_runs(view):
+        view.trace(run.start)
     return {domain.id: view}
+
+
+def _some_runs(view: GstageView) -> list[Run]:
+    """All runs of a small map, a selection of a large one."""
+    mapping = view.mapping()
+    return [mapping.run(i) for i in range(0, len(mapping), max(1, len(mapping) // TRACED_RUNS))]
 
 
 def _page_info(uses: FrameUses, mfn: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gdb_p2m.mapping import Kind
 from gdb_p2m.rules.base import DomainContext, Findings, Rule, unread_pfns
+from gdb_p2m.sources.base import Source
 
 
 def _consistent(ctx: DomainContext, found: Findings) -> None:
@@ -33,16 +34,31 @@ def _holds_what_it_maps(ctx: DomainContext, found: Findings) -> None:
     if len(some):
         # One note for all of them: an excerpt or a filtered dump lacks nearly everything, by design.
         i = int(some[0])
-        number, mfn, total = int(mapping.start[own][i]), int(first[i]), int(lost.sum())
+        mfn, total = _first_lost(source, int(first[i]), int(count[i])), int(lost.sum())
+        number = int(mapping.start[own][i]) + mfn - int(first[i])
         found.add(
             {word.lower(): number, "mfn": mfn, "count": total},
             "in the dump",
             "not in the dump",
-            f"{total:,} of {int(count.sum()):,} mapped frames are not in the dump, first in the run of MFN {mfn:#x} "
+            f"{total:,} of {int(count.sum()):,} mapped frames are not in the dump, the first is MFN {mfn:#x} "
             f"({word} {number:#x}): their content cannot be looked at",
             count=total,
         )
     unread_pfns(mapping, found)
+
+
+def _first_lost(source: Source, mfn: int, count: int) -> int:
+    """The first of `count` frames from `mfn` that the dump does not hold, by halving: frames_below only grows."""
+    below = int(source.frames_below(np.array([mfn], dtype=np.int64))[0])
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        held = int(source.frames_below(np.array([mfn + middle + 1], dtype=np.int64))[0]) - below
+        if held == middle + 1:
+            low = middle + 1
+        else:
+            high = middle
+    return mfn + low
 
 
 DMP_RULES = (

@@ -145,6 +145,9 @@ class GstageView(View):
             d.root,
             f"page_info of frame {self.root_mfn:#x}, {self.mode.name}",
         )
+        if number >= self.limit:
+            t.step("limit", None, None, None, f"{self.mode.name} has GFNs 0..{self.limit - 1:#x}")
+            return t.decide(Kind.INVALID, None, None, "past the end of guest physical addresses")
         for level in self.tree.levels:
             row = level.row_of(number)
             assert row is not None, "a pointer to a table made this row"

@@ -19,7 +19,7 @@ from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metada
 
 BATCH = 2048
 """Tables per step: 8 MiB of entries."""
-SLICE = 256
+SLICE = 128
 """Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
 PPN_STEP = np.uint64(1 << pt.RISCV_PPN_SHIFT)
 NO_AD = np.uint64(((1 << 64) - 1) ^ (pt.RISCV_A | pt.RISCV_D))

@@ -64,9 +64,9 @@ def run(lab: Lab, script: str, timeout: float, waiting: Callable[[], None] = lam
     try:
         _submit(job, script)
         if not _wait(lab, job, timeout, waiting):
-            raise LabError(
-                f"dom0 has not finished after {timeout:g} s; so far it said:\n{_said(job)}", hint="a longer --timeout"
-            )
+            said = (_read(job, "out") + _read(job, "err"))[-2000:].decode(errors="replace").strip()
+            so_far = "it said nothing" if not said else "it said:\n    " + said.replace("\n", "\n    ")
+            raise LabError(f"dom0 has not finished after {timeout:g} s; so far {so_far}", hint="a longer --timeout")
         return Answer(int(_read(job, "rc")), _read(job, "out"), _read(job, "err"))
     except BaseException:
         if not job.with_suffix(".rc").exists() and lab.alive():
@@ -126,10 +126,6 @@ def _kill(lab: Lab, job: Path) -> None:
         _submit(killer, f"kill -9 -$(cat {inside}.pid)")
         _wait(lab, killer, 10.0, lambda: None)
     _remove(killer)
-
-
-def _said(job: Path) -> str:
-    return (_read(job, "out") + _read(job, "err"))[-2000:].decode(errors="replace")
 
 
 def _read(job: Path, suffix: str) -> bytes:

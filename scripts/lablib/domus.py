@@ -91,14 +91,14 @@ def create(lab: Lab, guest: Guest, timeout: float, progress: Progress) -> int:
         raise LabError(f"there is a domU '{guest.name}' already", hint=f"scripts/lab exec 'xl destroy {guest.name}'")
     console(lab, guest.name).unlink(missing_ok=True)  # of an earlier one of that name
     progress.step(f"creating domU '{guest.name}': {guest.memory} MiB of {guest.maxmem}")
-    said = dom0.run_well(lab, guest.configuration(), timeout, f"cannot create domU '{guest.name}'")
-    domid = int(said.split()[-1])
     try:
+        said = dom0.run_well(lab, guest.configuration(), timeout, f"cannot create domU '{guest.name}'")
         _wait(lab, guest.name, timeout, progress)
     except BaseException:
         if lab.alive():
             dom0.run(lab, f"xl destroy {guest.name}", 60.0)
         raise
+    domid = int(said.split()[-1])
     progress.step(f"domU '{guest.name}' is ready: domid {domid}")
     return domid
 

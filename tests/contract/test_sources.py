@@ -15,8 +15,6 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.elf_files import ElfFile, Load
-from support.machine import Lacking
 
 from gdb_p2m.errors import Unreadable
 from gdb_p2m.sources.base import Extent, Source, merge_extents
@@ -24,6 +22,8 @@ from gdb_p2m.sources.fake import FakeSource
 from gdb_p2m.sources.probe import open_source
 from gdb_p2m.sources.recording import RecordingSource
 from gdb_p2m.units import PAGE_SIZE
+from support.elf_files import ElfFile, Load
+from support.machine import Lacking
 
 _RANDOM = np.random.default_rng(7)
 FAR = 1 << 45

@@ -20,7 +20,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from lablib import dump, initramfs, labs, livedump, packages, sources  # noqa: E402
+from lablib import archive, elf, initramfs, labs, livedump, packages, sources  # noqa: E402
 from lablib.errors import LabError  # noqa: E402
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -288,9 +288,9 @@ def test_cpio_reads_the_initramfs(tmp_path: Path) -> None:
     if shutil.which("cpio") is None:
         pytest.skip("cpio is not installed: no independent reader of the archive")
     (tmp_path / "busybox").write_bytes(b"odd")
-    initramfs.write_initramfs(tmp_path / "a.img", initramfs.dom0_entries(tmp_path / "busybox"))
-    archive = subprocess.run(["gzip", "-dc", tmp_path / "a.img"], capture_output=True, check=True).stdout
-    listed = subprocess.run(["cpio", "-tv"], input=archive, capture_output=True, check=True).stdout.decode()
+    archive.write_initramfs(tmp_path / "a.img", initramfs.dom0_entries(tmp_path / "busybox"))
+    unpacked = subprocess.run(["gzip", "-dc", tmp_path / "a.img"], capture_output=True, check=True).stdout
+    listed = subprocess.run(["cpio", "-tv"], input=unpacked, capture_output=True, check=True).stdout.decode()
     rows = [line.split() for line in listed.splitlines()]
     assert {row[-1]: row[0] for row in rows if row[-1] in ("init", "dev/console", "bin")} == {
         "init": "-rwxr-xr-x",
@@ -298,38 +298,38 @@ def test_cpio_reads_the_initramfs(tmp_path: Path) -> None:
         "bin": "drwxr-xr-x",
     }
     init = subprocess.run(
-        ["cpio", "-i", "--to-stdout", "init"], input=archive, capture_output=True, check=True
+        ["cpio", "-i", "--to-stdout", "init"], input=unpacked, capture_output=True, check=True
     )
     assert subprocess.run(["sh", "-n"], input=init.stdout, check=False).returncode == 0
 
 
-def _core(tmp_path: Path, *, held: int, kind: int = dump.ET_CORE) -> Path:
+def _core(tmp_path: Path, *, held: int, kind: int = elf.ET_CORE) -> Path:
     path = tmp_path / "core"
     ident = (b"\x7fELF", 2, 1, 1)
-    header = dump.EHDR.pack(*ident, kind, dump.EM_X86_64, 1, 0, dump.EHDR.size, 0, 0, 64, 56, 1, 0, 0, 0)
+    header = elf.EHDR.pack(*ident, kind, elf.EM_X86_64, 1, 0, elf.EHDR.size, 0, 0, 64, 56, 1, 0, 0, 0)
     path.write_bytes(
-        header + dump.PHDR.pack(dump.PT_LOAD, 0, 4096, 0, 0, 8192, 8192, 0) + bytes(4096 - 120 + held)
+        header + elf.PHDR.pack(elf.PT_LOAD, 0, 4096, 0, 0, 8192, 8192, 0) + bytes(4096 - 120 + held)
     )
     return path
 
 
 def test_a_whole_core_passes(tmp_path: Path) -> None:
-    dump.check_core(_core(tmp_path, held=8192), 8192)
+    elf.check_core(_core(tmp_path, held=8192), 8192)
 
 
 def test_a_truncated_core_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="not whole"):
-        dump.check_core(_core(tmp_path, held=8191), 8192)
+        elf.check_core(_core(tmp_path, held=8191), 8192)
 
 
 def test_less_memory_than_the_machine_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="not whole"):
-        dump.check_core(_core(tmp_path, held=8192), 8193)
+        elf.check_core(_core(tmp_path, held=8192), 8193)
 
 
 def test_another_elf_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no x86-64 core"):
-        dump.check_core(_core(tmp_path, held=8192, kind=2), 8192)
+        elf.check_core(_core(tmp_path, held=8192, kind=2), 8192)
 
 
 MTREE = """\
@@ -471,7 +471,7 @@ def test_every_suite_boots_and_dumps(real: Run, dumps: Path, suite: str) -> None
     assert any(re.search(r"Remapped \d+ page", line) for line in _block(console, "dmesg"))
     assert any("System RAM" in line for line in _block(console, "iomem"))
     real("dump", str(dumps / "machine.elf"))
-    dump.check_core(dumps / "machine.elf", GIB)
+    elf.check_core(dumps / "machine.elf", GIB)
     assert "quit" in real("down").stdout
     assert labs.start_ticks(facts["pid"]) == -1
     assert real("status").stdout == "no lab is running\n"
@@ -504,9 +504,9 @@ def test_dumps_compressed_live_and_refused(real: Run, dumps: Path) -> None:
     _up(real)
     odd = dumps / 'a "quoted", name.elf'
     real("dump", str(odd))
-    dump.check_core(odd, GIB)
+    elf.check_core(odd, GIB)
     real("dump", "--live", str(dumps / "live.elf"))
-    dump.check_core(dumps / "live.elf", GIB)
+    elf.check_core(dumps / "live.elf", GIB)
     assert _differing_pages(odd, dumps / "live.elf") < 50_000  # the same machine, seconds later
     if shutil.which("zstd"):
         real("dump", str(dumps / "small.elf.zst"))
@@ -523,9 +523,9 @@ def _differing_pages(one: Path, other: Path) -> int:
     """Pages that differ between the first PT_LOAD of two cores."""
     streams = [one.open("rb"), other.open("rb")]
     for stream in streams:
-        fields = dump.EHDR.unpack(stream.read(dump.EHDR.size))
-        stream.seek(fields[dump.EHDR_PHOFF] + dump.PHDR.size)
-        stream.seek(dump.PHDR.unpack(stream.read(dump.PHDR.size))[2])
+        fields = elf.EHDR.unpack(stream.read(elf.EHDR.size))
+        stream.seek(fields[elf.EHDR_PHOFF] + elf.PHDR.size)
+        stream.seek(elf.PHDR.unpack(stream.read(elf.PHDR.size))[2])
     differing = 0
     for _ in range(GIB >> 20):
         left, right = (stream.read(1 << 20) for stream in streams)
@@ -542,7 +542,7 @@ def test_an_odd_size_on_a_large_machine(real: Run, dumps: Path) -> None:
         pytest.skip("less than 8 GiB free")
     _up(real, "--mem", "5G", "--dom0-mem", "401001K")
     real("dump", str(dumps / "large.elf"))
-    dump.check_core(dumps / "large.elf", 5 * GIB)
+    elf.check_core(dumps / "large.elf", 5 * GIB)
 
 
 @pytest.mark.lab

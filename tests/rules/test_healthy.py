@@ -16,6 +16,7 @@ NOT_APPLICABLE = {
     "RMP-006": "no chain was recorded before",
     "TRE": "",
     "GST": "it concerns riscv domains only",
+    "PRE": "there is no prediction to compare with",
 }
 CHECKED = {
     "linux-6.1-400M": {

@@ -430,4 +430,4 @@ def _left_out(h: Healthy, m: Machine) -> dict[str, int]:
     """the dump holds the machine's memory only up to some frame of dom0"""
     mfn = mfn_of(h, 0x200)
     m.info.original = (Extent(0, mfn << 12), Extent((mfn + 1) << 12, h.truth.machine_frames << 12))
-    return {"pfn": 0x100, "count": 1}  # the run that the frame belongs to
+    return {"pfn": 0x200, "mfn": mfn, "count": 1}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.machine import covers_without_gaps
 
 from gdb_p2m import mapping as mapping_module
 from gdb_p2m.errors import NotUnderstood
 from gdb_p2m.mapping import KIND_BY_WORD, Kind, Mapping, MappingBuilder, Run
+from support.machine import covers_without_gaps
 
 LINUX = [Kind.MFN, Kind.FOREIGN, Kind.IDENTITY, Kind.MISSING, Kind.UNREADABLE, Kind.CORRUPT]
 

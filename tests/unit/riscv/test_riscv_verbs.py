@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.command_line import run_cli
-from support.riscv import model, syms_bytes, truth_csv
 from support.places import ROOT
+from support.riscv import model, syms_bytes, truth_csv
 
 REAL = ROOT / "fixtures" / "xen-riscv-sv39x4.core.zst"
 TRUTH = truth_csv(ROOT / "fixtures" / "xen-riscv-sv39x4.runs.csv")

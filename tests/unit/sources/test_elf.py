@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.elf_files import EM_386, ElfFile, Load, note, notes_of
-from support.machine import Healthy
 
 from gdb_p2m.errors import NotUnderstood, P2mError
 from gdb_p2m.sources.probe import open_source
+from support.elf_files import EM_386, ElfFile, Load, note, notes_of
+from support.machine import Healthy
 
 PAGE = bytes(range(256)) * 16
 

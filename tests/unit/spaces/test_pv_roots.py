@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from support.machine import Healthy, Machine
-
 from gdb_p2m.sources.base import CpuState
 from gdb_p2m.sources.fake import FakeSource
 from gdb_p2m.spaces import pv_roots
 from gdb_p2m.spaces.fingerprint import OVERLAP, STEP, what_else
 from gdb_p2m.target import Target
+from support.machine import Healthy, Machine
 
 
 def with_cr3(h: Healthy, *values: int) -> Machine:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.machine import Healthy
 
 from gdb_p2m.errors import NotUnderstood, Untranslatable
 from gdb_p2m.layout.pagetables import X86_64_4LEVEL
 from gdb_p2m.spaces.radix import Status
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.units import MachineAddress
+from support.machine import Healthy
 
 
 def test_variables_are_where_the_symbols_say(dom0: Healthy) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.faults import foreign_frame, mfn_of
-from support.machine import Healthy
 
 from gdb_p2m.errors import NotFound, NotUnderstood
 from gdb_p2m.layout.x86_pv import START_INFO_32, START_INFO_64
@@ -14,6 +12,8 @@ from gdb_p2m.structures.record import parse
 from gdb_p2m.structures.xen_pages import flag_names, shared_info, start_info, unfold_cr3
 from gdb_p2m.target import Target
 from gdb_p2m.units import MachineAddress
+from support.faults import foreign_frame, mfn_of
+from support.machine import Healthy
 
 
 def test_start_info_of_a_real_dom0(either: Healthy) -> None:
