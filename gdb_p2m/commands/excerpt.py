@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from gdb_p2m.sources.recording import RecordingSource
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.structures.e820 import touch_e820
 from gdb_p2m.structures.m2p import M2p
+from gdb_p2m.structures.xen_crash import xen_crash_rows
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.target import Target
 from gdb_p2m.units import MachineAddress, human_size
@@ -100,6 +100,7 @@ def _touch_everything(target: Target, guest: LinuxGuest, recording: RecordingSou
     roots = list(_kernel_walks(guest, recording))
     del roots
     touch_e820(guest)
+    xen_crash_rows(recording)
     views = Views(guest, target.progress)
     m2p = M2p(guest)
     run_rules(CATALOGUE, RuleContext(shadow, guest, views, m2p))
@@ -166,7 +167,7 @@ def _output(path: str) -> Iterator[BinaryIO]:
                 import gzip
 
                 with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped:
-                    yield cast(BinaryIO, io.BufferedWriter(zipped))
+                    yield cast(BinaryIO, zipped)
             else:
                 yield raw
         os.replace(aside, path)

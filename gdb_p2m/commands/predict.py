@@ -43,6 +43,7 @@ MAX_DISPLACED = 1 << 26
 """Pages (256 GiB) of initial memory below holes: more is no machine's map, and would only cost time."""
 _KIND_OF_FATE = np.array([KIND_BY_WORD[f.word] for f in Fate], dtype=np.uint8)
 _BACKING = {PRIVATE: Backing.PRIVATE, MISSING: Backing.MISSING, IDENTITY: Backing.IDENTITY}
+_HOLE_KIND = {True: Kind.IDENTITY, False: Kind.MISSING}
 _PLACES = {"entry": "entry", "initial": "initial", "moving": "planned"}
 
 
@@ -85,8 +86,8 @@ def from_dump(guest: LinuxGuest, views: Views) -> Prediction:
         raise NotUnderstood(f"start_info.nr_pages is {nr_pages:#x}: no guest has that many pages")
     initdomain = bool(info.number("flags") & SIF_INITDOMAIN)
     era = _era(guest)
-    isa, assumed = _isa_range(guest, views, e820, initdomain)
-    entries = _entries(e820, era, isa)
+    isa, assumed = _isa_range(guest, views, e820, initdomain, _HOLE_KIND[era.identity])
+    entries = _entries(e820, era, isa, nr_pages << PAGE_SHIFT)
     d = Description(
         "dump",
         era,
@@ -120,12 +121,15 @@ def _area_limit(guest: LinuxGuest) -> int:
     return min(guest.variable("xen_p2m_size"), MAX_PAGES) << PAGE_SHIFT
 
 
-def _entries(e820: E820Map, era: EraFacts, isa: str) -> tuple[E820Entry, ...]:
-    """The map as the algorithm saw it. isa: the kind of the range that memory setup reserves for itself."""
+def _entries(e820: E820Map, era: EraFacts, isa: str, initial: int) -> tuple[E820Entry, ...]:
+    """The map as the algorithm saw it.
+
+    isa: the kind of the range that memory setup reserves for itself; initial: bytes that the domain began with.
+    """
     entries: list[E820Entry] = []
     for r in e820.ranges:
         kind = r.word if r.word in ("ram", "acpi", "nvs", "unusable") else "reserved"
-        if r.type == E820_UNUSABLE and not era.linear:
+        if r.type == E820_UNUSABLE and r.start >= initial and not era.linear:
             # Until 3.18 RAM past the extra memory was marked so; the P2M knows it as missing, like extra memory.
             kind = "ram"
         if (r.start, r.end) == (ISA_START, ISA_END):
@@ -137,20 +141,24 @@ def _entries(e820: E820Map, era: EraFacts, isa: str) -> tuple[E820Entry, ...]:
     return tuple(entries)
 
 
-def _isa_range(guest: LinuxGuest, views: Views, e820: E820Map, initdomain: bool) -> tuple[str, tuple[str, ...]]:
+def _isa_range(
+    guest: LinuxGuest, views: Views, e820: E820Map, initdomain: bool, hole: Kind
+) -> tuple[str, tuple[str, ...]]:
     """What Xen's map had where memory setup reserves the ISA range, whatever was there: kind, and how it is known.
 
     Only the map as Xen gave it knows. As a rule a domU's has RAM and a machine's a hole; when all PFNs of the
     range say the other thing, they are right: no other trace is left, and a wrong guess moves 96 pages.
+    hole: what PFNs of holes are in this era.
     """
-    if all((r.start, r.end) != (ISA_START, ISA_END) for r in e820.ranges):
+    if not {ISA_START, ISA_END} <= {edge for r in e820.ranges if r.is_ram for edge in (r.start, r.end)}:
+        # RAM does not reach up to the range, so that Xen's map had something else there already.
         return "reserved", ()
     first, end = ISA_START >> PAGE_SHIFT, ISA_END >> PAGE_SHIFT
     given = given_e820(guest)
     if given is not None:
         return ("ram" if given.ram_pages(first, end) == end - first else "reserved"), ()
     kind, why = ("reserved", "as in every machine's map") if initdomain else ("ram", "as in every plain domU's map")
-    other = Kind.MFN if initdomain else Kind.IDENTITY
+    other = Kind.MFN if initdomain else hole
     try:
         shown = set(np.unique(views.own().mapping().clip(first, end).kind).tolist())
     except P2mError:

@@ -73,6 +73,13 @@ def _mfn_zero(m: Machine) -> Where:
     return Where(f"PFN {pfn:#x} maps to MFN 0", pfn, m.entry_address(pfn))
 
 
+def _both_flags(m: Machine) -> Where:
+    (pfn,) = plain_pfns(m)
+    raw = m.width.foreign_bit | m.width.identity_bit | pfn
+    replace_entry(m, pfn, raw, m2p=False)
+    return Where(f"the entry of PFN {pfn:#x} is {raw:#x}", pfn, m.entry_address(pfn))
+
+
 def _m2p_other_pfn(m: Machine) -> Where:
     (pfn,) = plain_pfns(m)
     mfn = mfn_of(m, pfn)
@@ -123,6 +130,7 @@ ENTRY_FAULTS = (
     Fault("zero-slot-past-nr-pages", "ENT-004", "a slot between nr_pages and the end of its leaf is 0", _zero_slot,
           also=("ENT-005",), example="odd-size-domu"),
     Fault("mfn-zero", "ENT-005", "a PFN maps to MFN 0", _mfn_zero),
+    Fault("entry-of-no-kind", "ENT-006", "an entry has both flag bits and is not INVALID", _both_flags),
 )  # fmt: skip
 M2P_FAULTS = (
     Fault("m2p-names-another-pfn", "M2P-001", "the M2P names another PFN", _m2p_other_pfn),

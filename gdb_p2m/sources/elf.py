@@ -141,6 +141,7 @@ class ElfSource(Source):
             text = f"segment {i} ends at file offset {end:#x}, past the file's end {self._content.size:#x}"
             self.info.problems.append((int(load["paddr"]), text))
         self._left_out = self._filtered(loads)
+        self._of_page_tables(loads)
         there = held > 0
         columns = {
             "start": loads["paddr"][there].astype(np.int64),
@@ -167,6 +168,15 @@ class ElfSource(Source):
             self.info.writer = f"makedumpfile -E or alike (segments with less in the file than in memory); {self.info.writer}"
             self.info.loses.append(f"{pages:,} pages that the writer left out: filtered, or zero; the format does not say which")
         return left_out
+
+    def _of_page_tables(self, loads: npt.NDArray[np.void]) -> None:
+        """QEMU's `-p` gives virtual addresses, and only memory that a CPU's page tables map.
+
+        Without it the virtual addresses are the machine addresses (seen: 7.2).
+        """
+        if self.info.writer.startswith("QEMU") and ((loads["vaddr"] != 0) & (loads["vaddr"] != loads["paddr"])).any():
+            self.info.writer = self.info.writer.replace("dump-guest-memory", "dump-guest-memory -p", 1)
+            self.info.loses.append("memory that the page tables of the CPUs did not map when the dump was made")
 
     def _without_overlaps(self, c: Columns) -> list[tuple[int, int, int]]:
         """The earliest segment wins; later ones are cut to what is new in them."""

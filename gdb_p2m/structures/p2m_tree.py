@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, Untranslatable
+from gdb_p2m.errors import NotUnderstood, P2mError, Untranslatable
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.sources.base import Mask
 from gdb_p2m.spaces.radix import Status
@@ -188,15 +188,18 @@ def _refuse_upper_levels(status: PointerArray, leaf: FrameArray, mid: FrameArray
 
 
 def shared_page(guest: LinuxGuest, name: str) -> tuple[int, Mfn | None] | None:
-    """(pointer, frame) of shared page `name`; None when its name or its variable is not known.
+    """(pointer, frame) of shared page `name`; None when its name or its variable is not known, or leads nowhere.
 
-    The frame is None when the pointer leads nowhere that can be read.
+    The frame is None when the page table that says where the page lies is not in the dump.
     """
     try:
         pointer = guest.variable(name)
     except P2mError:
         return None
+    if pointer % PAGE_SIZE or pointer < lowest_kernel_address(guest):
+        # NULL before the page exists, or overwritten: slots that hold the same nonsense do not mean the page.
+        return None
     try:
         return pointer, guest.frame_of(pointer)
-    except (Untranslatable, Unreadable):
-        return pointer, None
+    except Untranslatable as e:
+        return (pointer, None) if e.unreadable else None

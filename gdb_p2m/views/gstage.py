@@ -98,8 +98,10 @@ class GstageView(View):
             gfn = level.base[runs.row] + (runs.slot << level.order)
             order = np.full(len(gfn), level.order, dtype=np.uint8)
             order[(runs.kind == Kind.CORRUPT) | (runs.kind == Kind.UNREADABLE)] = 0
-            frame = np.where(HAS_FRAME[runs.kind], runs.frame, -1)
-            builder.add_runs(gfn, runs.count << level.order, runs.kind, frame, order)
+            lacks = ~HAS_FRAME[runs.kind]
+            frame = np.where(lacks, -1, runs.frame) if lacks.any() else runs.frame
+            count = runs.count << level.order if level.order else runs.count
+            builder.add_runs(gfn, count, runs.kind, frame, order)
         for level in self.tree.levels:  # after the runs: reading the tables may have failed
             for row in np.flatnonzero(level.status != TableStatus.OK).tolist():
                 builder.add(int(level.base[row]), level.span, bad_table_kind(int(level.status[row])), order=0)

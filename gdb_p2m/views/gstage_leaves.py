@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ BATCH = 2048
 """Tables per step: 8 MiB of entries."""
 SLICE = 128
 """Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
+TRY_CHEAPER = 64
+"""Slices after which a cheaper way of looking is tried again."""
 PPN_STEP = np.uint64(1 << pt.RISCV_PPN_SHIFT)
 NO_AD = np.uint64(((1 << 64) - 1) ^ (pt.RISCV_A | pt.RISCV_D))
 ABOVE_PPN = np.uint64(54)
@@ -57,6 +59,8 @@ class LeafReader:
         self._step = np.empty(SLICE * _SLOTS, dtype=np.uint64)
         self._plain = np.empty(SLICE * _SLOTS, dtype=np.uint64)
         self._first = np.ones(SLICE * _SLOTS, dtype=bool)
+        self._way = 0
+        self._since = 0
 
     def runs(self, source: Source, progress: Progress = no_progress) -> Iterator[LeafRuns]:
         """The runs of all tables. Tables that cannot be read get the status UNREADABLE in the level."""
@@ -65,30 +69,37 @@ class LeafReader:
         with progress(f"reading {level.level.name} tables", len(use)) as step:
             for a in range(0, len(use), BATCH):
                 rows = use[a : a + BATCH]
+                by_frame = np.argsort(level.mfn[rows], kind="stable")  # neighbours in memory are one read
+                in_order = bool(np.all(by_frame[1:] > by_frame[:-1]))
+                rows = rows if in_order else rows[by_frame]
                 pages, ok = source.read_pages(level.mfn[rows])
                 entries = as_u64(pages)
                 if not ok.all():
                     level.status[rows[~ok]] = TableStatus.UNREADABLE
                     rows, entries = rows[ok], np.ascontiguousarray(entries[ok])
                 if len(rows):
-                    yield self._batch(rows, entries.reshape(-1))
+                    found = self._batch(rows, entries.reshape(-1))
+                    yield found if in_order else _by_row(found)
                 step(a + len(rows))
 
     def _batch(self, rows: FrameArray, entries: U64Array) -> LeafRuns:
         at, raw = self._starts(entries)
-        wanted = np.unique(at[self._external(raw)] // _SLOTS)
+        kinds = self.types.kinds(raw, self.level.level, True)
+        valid = (raw & np.uint64(pt.RISCV_V)) != 0
+        external = (kinds == EXTERNAL) & valid
+        wanted = np.unique(at[external] // _SLOTS)
         if len(wanted):
             values, status = self.metadata.types_of(self.level.mfn[rows[wanted]])
             changes = np.flatnonzero(values[:, 1:] != values[:, :-1])
             row, slot = np.divmod(changes, _SLOTS - 1)
             at = np.union1d(at, wanted[row] * _SLOTS + slot + 1)
             raw = entries[at]
+            kinds = self.types.kinds(raw, self.level.level, True)
+            valid = (raw & np.uint64(pt.RISCV_V)) != 0
+            external = (kinds == EXTERNAL) & valid
         count = np.diff(at, append=len(entries))
-        valid = (raw & np.uint64(pt.RISCV_V)) != 0
         if not valid.all():
-            at, raw, count = at[valid], raw[valid], count[valid]
-        kinds = self.types.kinds(raw, self.level.level, True)
-        external = kinds == EXTERNAL
+            at, raw, count, kinds, external = at[valid], raw[valid], count[valid], kinds[valid], external[valid]
         slot_type = np.zeros(len(raw), dtype=np.uint64)
         md_status = np.zeros(len(raw), dtype=np.uint8)
         table, slot = at >> 9, at & 511
@@ -99,53 +110,72 @@ class LeafReader:
             kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
         return LeafRuns(rows[table], slot, count, raw, kinds, frames_of(raw), external, slot_type, md_status)
 
-    def _external(self, raw: U64Array) -> BoolArray:
-        """Valid entries of external type."""
-        found: BoolArray = self.types.kinds(raw, self.level.level, True) == EXTERNAL
-        found &= (raw & np.uint64(pt.RISCV_V)) != 0
-        return found
-
     def _starts(self, entries: U64Array) -> tuple[FrameArray, U64Array]:
         """(index, entry) where a run begins: at every table, and where an entry does not continue the one before.
 
         It continues when it differs by one frame and perhaps in A and D, or when both are invalid. Done in
-        slices that stay in the second-level cache.
+        slices that stay in the second-level cache. Three ways, the cheapest first; the one that served is
+        tried first for the next slice, and now and then a cheaper one again.
         """
         places: list[FrameArray] = []
         raws: list[U64Array] = []
         size = SLICE * _SLOTS
-        first = self._first
         for a in range(0, len(entries), size):
             part = entries[a : a + size]
-            step = self._step[: len(part) - 1]
-            np.subtract(part[1:], part[:-1], out=step)
-            np.not_equal(step, PPN_STEP, out=first[1 : len(part)])
-            first[::_SLOTS] = True
-            at = np.flatnonzero(first[: len(part)])
-            if len(at) > len(part) // 8:
-                self._mark_plain(part, first)
-                first[::_SLOTS] = True
-                at = np.flatnonzero(first[: len(part)])
-            elif len(at) * _SLOTS > len(part):
-                here, before = part[at], part[at - 1]
-                goes_on = (here & NO_AD) - (before & NO_AD) == PPN_STEP
-                goes_on |= ((here | before) & np.uint64(pt.RISCV_V)) == 0
-                at = at[~goes_on | (at & 511 == 0)]
+            self._since += 1
+            if self._way and self._since >= TRY_CHEAPER:
+                self._way, self._since = self._way - 1, 0
+            at = self._slice(part)
             places.append(at + a)
             raws.append(part[at])
         return _without_carries(entries, np.concatenate(places), np.concatenate(raws))
 
-    def _mark_plain(self, part: U64Array, first: BoolArray) -> None:
-        """The same with A and D masked and invalid entries as zeros: for slices with many breaks."""
+    def _slice(self, part: U64Array) -> FrameArray:
+        """Starts in one slice of whole tables."""
+        first = self._first[: len(part)]
+        while True:
+            ready = (self._as_they_are, self._without_ad, self._without_ad_and_invalid)[self._way]
+            ready(part, first[1:])
+            first[::_SLOTS] = True
+            at = np.flatnonzero(first)
+            if self._way == 2 or len(at) <= len(part) // 8:
+                break
+            self._way, self._since = self._way + 1, 0
+        if self._way == 2 or len(at) * _SLOTS == len(part):
+            return at
+        here, before = part[at], part[at - 1]
+        goes_on = (here & NO_AD) - (before & NO_AD) == PPN_STEP
+        goes_on |= ((here | before) & np.uint64(pt.RISCV_V)) == 0
+        return at[~goes_on | (at & 511 == 0)]
+
+    def _as_they_are(self, part: U64Array, breaks: BoolArray) -> None:
+        """Breaks where the difference is not one frame."""
+        step = self._step[: len(part) - 1]
+        np.subtract(part[1:], part[:-1], out=step)
+        np.not_equal(step, PPN_STEP, out=breaks)
+
+    def _without_ad(self, part: U64Array, breaks: BoolArray) -> None:
+        """The same with A and D masked: in a guest that ran, they differ from page to page."""
+        plain = self._plain[: len(part)]
+        np.bitwise_and(part, NO_AD, out=plain)
+        self._as_they_are(plain, breaks)
+
+    def _without_ad_and_invalid(self, part: U64Array, breaks: BoolArray) -> None:
+        """The same, and no break between two invalid entries: for tables with large holes."""
         plain, step = self._plain[: len(part)], self._step[: len(part)]
         np.bitwise_and(part, NO_AD, out=plain)
         np.bitwise_and(part, np.uint64(pt.RISCV_V), out=step)
         np.multiply(plain, step, out=plain)
-        step, out = self._step[: len(part) - 1], first[1 : len(part)]
-        np.subtract(plain[1:], plain[:-1], out=step)
-        np.not_equal(step, PPN_STEP, out=out)
+        self._as_they_are(plain, breaks)
+        step = step[:-1]
         np.bitwise_or(plain[1:], plain[:-1], out=step)
-        np.logical_and(out, step, out=out)
+        np.logical_and(breaks, step, out=breaks)
+
+
+def _by_row(runs: LeafRuns) -> LeafRuns:
+    """The same runs in order of GFN."""
+    order = np.argsort(runs.row, kind="stable")
+    return LeafRuns(*(getattr(runs, f.name)[order] for f in fields(LeafRuns)))
 
 
 def _without_carries(entries: U64Array, at: FrameArray, raw: U64Array) -> tuple[FrameArray, U64Array]:

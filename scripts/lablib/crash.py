@@ -21,7 +21,7 @@ from .progress import Progress, size_text
 # makedumpfile(8). elf is /proc/vmcore itself unless something is to be left out.
 FORMATS = {"elf": "-E", "kdump-zlib": "-c", "kdump-lzo": "-l", "kdump-zstd": "-z", "flattened": "-F -c"}
 TRIGGERS = {"xen": "xl debug-keys C", "dom0": "echo c > /proc/sysrq-trigger"}
-CRASHKERNEL = "320M"  # what is proposed
+CRASHKERNEL = "256M"  # what is proposed
 
 _MAGIC = {"flattened": b"makedumpfile\0\0\0\0"}
 _KDUMP_MAGIC = b"KDUMP   "

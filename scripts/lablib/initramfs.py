@@ -77,6 +77,7 @@ _CRASHED = f"""\
 if [ -e /proc/vmcore ]; then
   echo 1 > /proc/sys/kernel/printk
   echo "{MARK} the crash kernel is up"
+  head -n 3 /proc/meminfo
   share -v xen
   cd {SHARE}/{FILES}
   sh collect.sh > collect.out 2>&1

@@ -62,7 +62,7 @@ class Options:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port {self.port}: from 1 to 65535, or 0 for a free one")
         if self.crashkernel and not _MEM.fullmatch(self.crashkernel):
-            raise UsageError(f"--crashkernel {self.crashkernel}: a number and M or G, such as 320M")
+            raise UsageError(f"--crashkernel {self.crashkernel}: a number and M or G, such as 256M")
         if self.crashkernel and not self.toolstack:
             raise UsageError("--crashkernel needs --toolstack: it is dom0's kexec that loads the crash kernel")
         if self.crashkernel and self.suite in NO_KEXEC:

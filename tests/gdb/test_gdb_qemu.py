@@ -110,7 +110,8 @@ def modes(ran: GdbRan) -> list[str]:
 def test_live_answers_are_those_of_the_excerpt_byte_for_byte(attached: Attached, bulk: bool, tmp_path: Path) -> None:
     commands = [f"p2m {verb} --json -o {tmp_path}/{i}" for i, verb in enumerate(VERBS)]
     ran = attached(*commands, MODE, bulk=bulk)
-    assert "p2m" not in ran.err, ran.err
+    # A System.map has no build id, so the warning that it is not proved to fit is right here.
+    assert not [s for s in ran.err.splitlines() if s.startswith("p2m") and "not proved" not in s], ran.err
     for i, verb in enumerate(VERBS):
         name, *arguments = verb.split()
         shell = run_cli(name, DOM0.path, *arguments, "--kernel", attached.kernel, "--json")

@@ -131,8 +131,8 @@ def test_a_run_directory_of_somebody_else_is_refused(lab: Run, tmp_path: Path) -
 
 def test_the_documentation_names_every_verb_and_option(lab: Run) -> None:
     text = (SCRIPTS.parent / "docs" / "lab.md").read_text()
-    verbs = re.findall(r"^    ([a-z]+) ", lab("--help").stdout, re.MULTILINE)
-    assert {"up", "dump", "status", "paths"} <= set(verbs)
+    verbs = re.findall(r"^    ([a-z][a-z-]*)\b", lab("--help").stdout, re.MULTILINE)
+    assert {"up", "dump", "status", "paths", "dump-core"} <= set(verbs)
     for verb in verbs:
         options = set(re.findall(r"--[a-z][a-z0-9-]*", lab(verb, "--help").stdout)) - {"--help"}
         assert f"`{verb}" in text

@@ -6,7 +6,6 @@ import csv
 
 import numpy as np
 import pytest
-from support.places import SHARED_REAL
 
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.pagetables import I386_PAE
@@ -19,6 +18,7 @@ from gdb_p2m.target import Target
 from gdb_p2m.views.base import View
 from gdb_p2m.views.list_list import ListListView
 from gdb_p2m.views.registry import Views
+from support.places import SHARED_REAL
 
 Guest = tuple[str, LinuxGuest, View]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from gdb_p2m.errors import UsageError
+from gdb_p2m.sources.probe import open_source
 from support.command_line import run_cli
 from support.elf_files import ElfFile, Load, notes_of
 from support.machine import Healthy, examine
 from support.places import ROOT
 from support.verbs import same_json_everywhere
-
-from gdb_p2m.errors import UsageError
-from gdb_p2m.sources.probe import open_source
 
 
 def excerpt(source: Path, out: Path, *words: str) -> Path:

@@ -6,14 +6,14 @@ import json
 import re
 
 import pytest
-from support.faults import mfn_of
-from support.machine import Healthy
-from support.verbs import command_lines, run_verb
 
 from gdb_p2m.commands.registry import BY_NAME, VERBS
 from gdb_p2m.errors import UsageError
 from gdb_p2m.mapping import Kind
 from gdb_p2m.target import Target
+from support.faults import mfn_of
+from support.machine import Healthy
+from support.verbs import command_lines, run_verb
 
 
 def text(h: Healthy, verb: str, arguments: str = "") -> str:
@@ -136,7 +136,7 @@ def test_stats(dom0: Healthy) -> None:
     assert shared == {"p2m_missing_pte": 0, "p2m_identity_pte": 511, "p2m_missing": 0, "p2m_identity": 261_632}
     assert document["bytes_used"] == (512 + 2 + 2) * 4096
     assert document["bytes_used"] + document["bytes_saved"] > 1 << 30
-    assert "511 GiB" in text(dom0, "stats"), "the address space of identity"
+    assert "511.0 GiB" in text(dom0, "stats"), "the address space of identity"
 
 
 def test_list_list(dom0: Healthy) -> None:

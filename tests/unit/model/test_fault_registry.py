@@ -15,7 +15,7 @@ from support.places import FIXTURES
 
 ALL = (*FAULTS, *HYPERVISOR_ONLY)
 RULES = [
-    *(f"ENT-00{i}" for i in range(1, 6)),
+    *(f"ENT-00{i}" for i in range(1, 7)),
     *(f"TRE-00{i}" for i in range(1, 8)),
     *(f"LIN-00{i}" for i in range(1, 10)),
     *(f"FLL-00{i}" for i in range(1, 7)),

@@ -50,7 +50,7 @@ def as_array(todo: list[tuple[int, int, Fate, int]], f: Frames, width: EntryWidt
     return want
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(steps(), st.sampled_from(["contiguous", "reversed", "scattered"]), st.sampled_from([WIDTH_64, WIDTH_32]))
 def test_pieces_are_what_an_array_would_be(
     todo: list[tuple[int, int, Fate, int]], order: str, width: EntryWidth

@@ -88,6 +88,8 @@ def test_thousands_of_mappings_of_qemus_p_option_open_fast_and_read_the_same(tmp
     write_paged_elf(tmp_path / "dump", image, [*maps, (0, end)])
     source = opened(tmp_path / "dump")
     assert source.info.problems == []
+    assert source.info.writer.startswith("QEMU dump-guest-memory -p")
+    assert any("page tables" in text for text in source.info.loses)
     assert len(source.extents()) == 1
     pages, ok = source.read_pages(np.arange(image.max_frame))
     assert ok.all()

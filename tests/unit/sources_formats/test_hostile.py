@@ -91,7 +91,7 @@ def use(path: Path, *, decode: bool) -> None:
         source.close()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data(), decode=st.booleans())
 def test_any_damage_gives_an_answer_or_an_error_of_ours(dump: Path, data: st.DataObject, decode: bool) -> None:
     with patched(dump, data.draw(patches(dump.stat().st_size))):
@@ -103,7 +103,7 @@ def test_any_damage_gives_an_answer_or_an_error_of_ours(dump: Path, data: st.Dat
         assert time.monotonic() - began < SECONDS
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_any_truncation_gives_an_answer_or_an_error_of_ours(dump: Path, data: st.DataObject) -> None:
     size = dump.stat().st_size
@@ -113,7 +113,6 @@ def test_any_truncation_gives_an_answer_or_an_error_of_ours(dump: Path, data: st
     short = dump.with_name("short")
     try:
         short.write_bytes(kept)
-        (dump.parent / "System.map").exists()
         use(short, decode=True)
     except P2mError as e:
         assert str(e)
@@ -121,7 +120,7 @@ def test_any_truncation_gives_an_answer_or_an_error_of_ours(dump: Path, data: st
         short.unlink(missing_ok=True)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_damage_does_not_take_memory_without_end(dump: Path, data: st.DataObject) -> None:
     with patched(dump, data.draw(patches(dump.stat().st_size))):

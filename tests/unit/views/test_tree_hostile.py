@@ -230,6 +230,18 @@ def test_a_wrong_name_for_a_shared_mid_is_not_believed(width: EntryWidth) -> Non
 
 
 @both_widths
+@pytest.mark.parametrize("value", [0, 0x10, 0x40_0000], ids=["null", "misaligned", "user"])
+def test_a_shared_page_whose_variable_is_nonsense_names_no_slot(width: EntryWidth, value: int) -> None:
+    """NULL slots are not p2m_identity because that variable is NULL too."""
+    tree = BareTree(width)
+    tree.pages[tree.variables][NAMES.index("p2m_identity")] = value
+    tree.mid(SLOT)[2] = value
+    view = tree_view(tree.guest())
+    assert agreed(view, SLOT * width.mid_span + 2 * width.per_page)[0] is Kind.CORRUPT
+    assert Kind.IDENTITY not in view.mapping().totals()
+
+
+@both_widths
 def test_a_private_leaf_in_two_slots_is_read_for_both(width: EntryWidth) -> None:
     """What the kernel would find; that it is wrong is a rule's business (TRE-005)."""
     tree = BareTree(width)
