@@ -13,7 +13,7 @@ from gdb_p2m.model.leaves import PRIVATE
 from gdb_p2m.model.machine import Break, Machine
 from gdb_p2m.model.pieces import Fate
 
-Eras = Literal["all", "tree", "linear", "identity", "mid_identity"]
+Eras = Literal["all", "tree", "linear", "identity", "identity_tree", "mid_identity"]
 
 
 class CannotApply(Exception):
@@ -34,7 +34,7 @@ class Fault:
     """One way to break a healthy machine.
 
     id: its name for `build(..., fault=)`. rule: the rule that guards what it breaks. eras: guests that it
-    suits ("identity": eras with p2m_identity, "mid_identity": with p2m_mid_identity); width: only these
+    suits ("identity": eras with p2m_identity, "mid_identity": trees with p2m_mid_identity); width: only these
     entries. stage: the stage of the boot that it needs. also: rules that cannot but see it too.
     example: the file in fixtures/models/ (without suffix) that it certainly applies to.
     """
@@ -58,6 +58,7 @@ class Fault:
             "tree": not era.linear,
             "linear": era.linear,
             "identity": era.identity,
+            "identity_tree": era.identity and not era.linear,
             "mid_identity": era.mid_identity,
         }[self.eras]
         if not fits:

@@ -50,8 +50,10 @@ def _shared_top(m: Machine) -> int:
 def _pmd_cleared(m: Machine) -> Where:
     top = _shared_top(m)
     va = _page_va(m, top * m.width.per_page)
-    found = m.pte(va, "L2")
-    m.memory.write_word(found.address, 0)
+    # All PMDs of one mid page, or LIN-007 would see it too.
+    for i in reversed(range(m.width.pmds_per_mid_page)):
+        found = m.pte(va + i * PMD_SIZE, "L2")
+        m.memory.write_word(found.address, 0)
     return Where(f"the PMD of list address {va:#x} is empty", top * m.width.mid_span, found.address)
 
 
@@ -118,12 +120,13 @@ def _pmds_differ(m: Machine) -> Where:
 
 
 def _misaligned(m: Machine) -> Where:
-    """The same pages, mapped once more, a page higher than PMDs can be shared."""
+    """The same pages, mapped once more, a page beside where PMDs can be shared."""
     shape = _shape(m)
     kinds = shape.leaves.flat
     entries = np.where(kinds == PRIVATE, ptes(shape.leaf_mfn, DATA_RW), ptes(shape.leaf_mfn, DATA_RO))
     span = -(-len(kinds) * PAGE_SIZE // PMD_SIZE) * PMD_SIZE
-    base = shape.area + span + PMD_SIZE + PAGE_SIZE
+    # 32-bit kernels have Xen's hole right behind the list; below it there is unused low memory.
+    base = shape.area + (span + PMD_SIZE if m.width.bits == 64 else -span - 2 * PMD_SIZE) + PAGE_SIZE
     m.tables.map_pages(base, entries)
     shape.area = base
     m.set_variable("xen_p2m_addr", base)

@@ -84,6 +84,14 @@ def _leaf_twice(m: Machine) -> Where:
     return Where(f"leaves {first:#x} and {second:#x} are one page", second * m.width.per_page, at)
 
 
+def _mid_twice(m: Machine) -> Where:
+    shape = _shape(m)
+    top = _shared_top(m)
+    first = min(shape.mids)
+    at = _poke(m, m.page("p2m_top"), top, shape.mids[first].va)
+    return Where(f"top slots {first} and {top} lead to one private mid page", top * m.width.mid_span, at)
+
+
 def _shared_leaf_slot(m: Machine) -> int:
     """A leaf number below a private mid page that leads to a shared leaf. Raises CannotApply."""
     leaves = _shape(m).leaves
@@ -121,9 +129,12 @@ TREE_FAULTS = (
           "mid_identity", example="tree-dom0"),
     Fault("tree-missing-written", "TRE-004", "p2m_missing holds an MFN", _missing_written, "tree", example="tree-dom0"),
     Fault("tree-identity-written", "TRE-004", "p2m_identity holds an MFN (3.18's alloc_p2m)", _identity_written,
-          "mid_identity", example="tree-dom0"),
-    Fault("leaf-in-two-slots", "TRE-005", "one private leaf hangs in two mid slots", _leaf_twice, "tree",
+          "identity_tree", example="tree-dom0"),
+    # Without the name p2m_identity (2.6.37) an empty page in two slots could be a shared page that nothing names.
+    Fault("leaf-in-two-slots", "TRE-005", "one private leaf hangs in two mid slots", _leaf_twice, "identity_tree",
           example="tree-dom0"),
+    Fault("mid-in-two-slots", "TRE-005", "one private mid page hangs in two top slots", _mid_twice, "tree",
+          also=("ENT-001", "ENT-003", "M2P-001", "FLL-004"), example="tree-dom0"),
     Fault("mid-slot-misaligned", "TRE-006", "a mid slot is not page-aligned", _leaf_misaligned, "tree",
           example="tree-dom0"),
     Fault("mid-slot-unmapped", "TRE-006", "a mid slot leads nowhere", _leaf_unmapped, "tree", example="tree-dom0"),

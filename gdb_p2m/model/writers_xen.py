@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -104,15 +105,19 @@ def write_xen_core(path: Path, machine: Machine, options: CoreOptions | None = N
     with open(path, "wb") as file:
         file.write(_EHDR.pack(ident, 4, em, 1, 0, 0, 64, 0, 64, 0, 0, 64, len(headers), 5))
         file.write(b"".join(headers) + b"".join(body))
-        # Later contents hide earlier ones, as in Memory.stored: write in that order.
-        where = np.argsort(mfns)
-        for frames, rows in machine.memory.stored():
-            place = np.minimum(np.searchsorted(mfns, frames, sorter=where), len(mfns) - 1)
-            own = mfns[where[place]] == frames
-            for k in np.flatnonzero(own).tolist():
-                file.seek(pages_at + int(where[place[k]]) * PAGE_SIZE)
-                file.write(rows[k].tobytes())
+        _put_pages(file, machine, mfns, pages_at)
         file.truncate(pages_at + pages * PAGE_SIZE)
+
+
+def _put_pages(file: BinaryIO, machine: Machine, mfns: FrameArray, at: int) -> None:
+    """The domain's pages in the order of `mfns`. Later contents hide earlier ones, as in Memory.stored."""
+    where = np.argsort(mfns)
+    for frames, rows in machine.memory.stored():
+        place = np.minimum(np.searchsorted(mfns, frames, sorter=where), len(mfns) - 1)
+        own = mfns[where[place]] == frames
+        for k in np.flatnonzero(own).tolist():
+            file.seek(at + int(where[place[k]]) * PAGE_SIZE)
+            file.write(rows[k].tobytes())
 
 
 def crash_notes(machine: Machine, *, size: int = 80, cpus: int = 1) -> list[CoreNote]:

@@ -24,7 +24,7 @@ def _corrupt_entries(ctx: RuleContext) -> Iterator[tuple[int, int, int, int, str
         start = int(mapping.start[i])
         trace = ctx.own.trace(start)
         raw = trace.steps[-1].raw if trace.steps else None
-        if raw is not None and trace.read_what == "P2M entry" and "overwritten" not in trace.reason:
+        if raw is not None and trace.read_what in ("P2M entry", "leaf entry") and "overwritten" not in trace.reason:
             yield start, int(mapping.count[i]), trace.read_at or 0, raw, trace.reason
 
 

@@ -18,7 +18,7 @@ from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.rules.base import CannotCheck, RuleContext
 from gdb_p2m.rules.m2p import own_frames
 from gdb_p2m.structures.e820 import E820Map, read_e820
-from gdb_p2m.units import FrameArray, KindArray
+from gdb_p2m.units import PAGE_SIZE, FrameArray, KindArray
 from gdb_p2m.views.leaves import Backing, BackingArray
 
 MAX_DIFFERENCES = 1000
@@ -167,7 +167,7 @@ class Comparison:
             return "frames of another domain are mapped here, as the entries say (FOREIGN_FRAME_BIT)"
         if d.expected is Kind.MFN and d.found is Kind.MISSING:
             return self._given_back(None if evidence.named is None else int(evidence.named[i]), listed)
-        by_map = self._by_own_map(d)
+        by_map = self._by_own_map(d) or self._cut_off(d)
         agreed = evidence.agree is not None and int(evidence.agree[i]) == d.count
         if by_map or not (agreed or d.found is Kind.MISSING):
             return by_map
@@ -214,6 +214,23 @@ class Comparison:
             return f"this kernel's own memory map ({self._own_map.name}) has RAM here"
         if d.found is Kind.IDENTITY and not ram:
             return f"this kernel's own memory map ({self._own_map.name}) has no RAM here"
+        return ""
+
+    def _cut_off(self, d: Difference) -> str:
+        """RAM that the domain may not have is cut out of the kernel's map, so that it looks like a hole there.
+
+        Past the builder's list it is identity all the same; in the list's last page it is what the list says
+        (seen: 5 PFNs of a dom0 with dom0_mem=401001K,max:401001K).
+        """
+        if self._own_map is None or (d.expected, d.found) != (Kind.IDENTITY, Kind.MISSING):
+            return ""
+        began, per = int(self.prediction.facts["nr_pages"]), self.ctx.guest.width.per_page
+        ends = {r.end // PAGE_SIZE for r in self._own_map.ranges if r.is_ram}
+        if d.start in ends and began <= d.start and d.end <= -(-began // per) * per:
+            return (
+                f"RAM that this domain may not have: {self._own_map.name} leaves it out, but it is no hole, and the "
+                "last page of the domain builder's list says missing"
+            )
         return ""
 
     def _agreeing(self, differences: list[Difference]) -> FrameArray | None:

@@ -143,6 +143,7 @@ PROGRAMS = (
 # `xl create` aborts after it has created the domain), libxenctrl by kexec.
 OPENED_LIBRARIES = ("libgcc_s.so.1", "libxenctrl.so.{version}")
 LIBRARIES, MODULES = "lib/x86_64-linux-gnu", "lib/modules"
+BUILT_IN = "modules.builtin"  # the kernel's list of what would be modules otherwise
 # In the order in which dom0 loads them, what they depend on before them. 9p: the directory shared with the host.
 DOM0_MODULES = ("xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs", "virtio_pci", "9pnet_virtio", "9p")
 
@@ -156,14 +157,14 @@ _CLOSURE_FILES = (
         LIBRARIES + "/",
     ),
 )
-_MODULE_FILES = (
-    WantedFile(
-        "modules",
-        r"(usr/)?lib/modules/{version}/kernel/(drivers/(xen(/xenfs)?|virtio)|net/9p|fs/(9p|netfs|fscache))/"
-        r"[^/]+\.ko(\.xz)?",
-        MODULES + "/",
-    ),
-    WantedFile("modules in the kernel", r"(usr/)?lib/modules/{version}/modules\.builtin", MODULES + "/"),
+_MODULES = WantedFile(
+    "modules",
+    r"(usr/)?lib/modules/{version}/kernel/(drivers/(xen(/xenfs)?|virtio)|net/9p|fs/(9p|netfs|fscache))/"
+    r"[^/]+\.ko(\.xz)?",
+    MODULES + "/",
+)
+_BUILT_IN = WantedFile(
+    "modules in the kernel", r"(usr/)?lib/modules/{version}/modules\.builtin", f"{MODULES}/{BUILT_IN}", required=False
 )
 TOOLSTACK = Part(
     "toolstack",
@@ -174,9 +175,10 @@ TOOLSTACK = Part(
         Role(
             "kernel modules",
             ("linux-modules-{version}", "linux-image-{version}-unsigned", "linux-image-{version}"),
-            _MODULE_FILES,
+            (_MODULES, _BUILT_IN),
             version_of="linux",
         ),
+        Role("kernel's list", ("linux-base-{version}",), (_BUILT_IN,), version_of="linux", required=False),
     ),
     Closure(
         ("xen-utils-{version}", "xenstore-utils", "kexec-tools", "makedumpfile"),

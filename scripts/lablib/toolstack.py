@@ -64,7 +64,9 @@ def _arrange_libraries(directory: Path, programs: list[Path], opened: list[str])
 def _arrange_modules(directory: Path) -> None:
     """Decompress the modules dom0 loads and write their order; what is built into the kernel has no file."""
     packed = {_module_name(path.name): path for path in directory.iterdir()}
-    lines = (directory / "modules.builtin").read_text().splitlines()
+    if not (directory / packages.BUILT_IN).is_file():
+        raise LabError(f"the kernel's packages have no {packages.BUILT_IN}")
+    lines = (directory / packages.BUILT_IN).read_text().splitlines()
     built_in = {_module_name(line.rpartition("/")[2]) for line in lines}
     contents: dict[str, bytes] = {}
 

@@ -42,7 +42,7 @@ def modules() -> list[Path]:
 
 
 def group(module: str) -> str:
-    """"gdb_p2m.views.linear" -> "views"; "gdb_p2m.cli" -> "cli"; "gdb_p2m" -> "__init__"."""
+    """ "gdb_p2m.views.linear" -> "views"; "gdb_p2m.cli" -> "cli"; "gdb_p2m" -> "__init__"."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 

@@ -70,7 +70,9 @@ def test_all_verbs_on_broken_memory(dom0: Healthy, fault) -> None:  # type: igno
 
 def test_all_verbs_with_pages_missing(dom0: Healthy) -> None:
     lost = (dom0.entry(0x200) >> 12, dom0.m2p_entry(0x30100) >> 12, dom0.guest.page_of("xen_start_info"))
-    documents = [validate(t) for t in run_every_verb(dom0.machine.without(*lost), "json").values() if isinstance(t, str)]
+    documents = [
+        validate(t) for t in run_every_verb(dom0.machine.without(*lost), "json").values() if isinstance(t, str)
+    ]
     assert any(d["schema"] == "gdb-p2m/check/1" and d["summary"]["could_not_check"] for d in documents)
 
 

@@ -77,10 +77,14 @@ SARIF = {
                                                 "required": ["artifactLocation"],
                                                 "properties": {
                                                     "artifactLocation": {
-                                                        "properties": {"uri": {"type": "string", "pattern": "^[^ <>\"]+$"}}
+                                                        "properties": {
+                                                            "uri": {"type": "string", "pattern": '^[^ <>"]+$'}
+                                                        }
                                                     },
                                                     "address": {
-                                                        "properties": {"absoluteAddress": {"type": "integer", "minimum": -1}}
+                                                        "properties": {
+                                                            "absoluteAddress": {"type": "integer", "minimum": -1}
+                                                        }
                                                     },
                                                 },
                                             }

@@ -141,7 +141,9 @@ PARTLY = [0x20, 0x22]
 
 
 @settings(max_examples=25)
-@given(st.lists(st.one_of(st.sampled_from([*WHOLE, *PARTLY, 2, 4, 9, -1, 1 << 51]), st.integers(-2, 0x24)), max_size=40))
+@given(
+    st.lists(st.one_of(st.sampled_from([*WHOLE, *PARTLY, 2, 4, 9, -1, 1 << 51]), st.integers(-2, 0x24)), max_size=40)
+)
 def test_pages_in_any_order_with_holes_and_repetitions(source: Source, frames: list[int]) -> None:
     pages, ok = source.read_pages(np.array(frames, dtype=np.int64))
     assert pages.shape == (len(frames), PAGE_SIZE)

@@ -74,7 +74,9 @@ def both(gdb: Gdb, truth_path: Path, extra: str, folder: Path) -> list[tuple[Ver
     return shown
 
 
-@pytest.mark.parametrize("truth", [DOM0, ODD], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "truth", [pytest.param(DOM0, id=DOM0.name), pytest.param(ODD, id=ODD.name, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("extra", ["--format json", ""], ids=["json", "text"])
 def test_every_verb_says_the_same_as_the_shell(gdb: Gdb, extra: str, truth: Truth, tmp_path: Path) -> None:
     for verb, in_gdb, in_shell in both(gdb, truth.path, extra, tmp_path):

@@ -224,6 +224,7 @@ def test_modules_are_loaded_after_those_they_depend_on(unpacked: Path) -> None:
         (f"{packages.LIBRARIES}/libc-2.31.so", "no library libc.so.6"),
         (f"{packages.LIBRARIES}/libgcc_s.so.1", "no library libgcc_s.so.1"),
         (f"{packages.MODULES}/netfs.ko.xz", "no module netfs"),
+        (f"{packages.MODULES}/modules.builtin", "no modules.builtin"),
         (f"{packages.MODULES}/xen-gntdev.ko.xz", "no module xen-gntdev"),
     ],
 )

@@ -193,7 +193,9 @@ def bare_metal(banner: bytes) -> ElfFile:
 
 def test_bare_metal_linux(box: Path) -> None:
     path = bare_metal(b"Linux version 6.1.0-9-amd64 (debian-kernel@lists.debian.org) (gcc)").write(box / "metal.core")
-    refused(run_process("map", path), INPUT, "metal.core", "no Xen PV guest", "Linux 6.1.0-9-amd64", "none of Xen", "try:")
+    refused(
+        run_process("map", path), INPUT, "metal.core", "no Xen PV guest", "Linux 6.1.0-9-amd64", "none of Xen", "try:"
+    )
 
 
 def test_xen_without_a_pv_guest(box: Path) -> None:

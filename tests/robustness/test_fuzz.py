@@ -1,6 +1,6 @@
 """Random damage to a real dom0: verbs answer or end with a P2mError, in bounded time, and never contradict themselves.
 
-Repeatable in every run; HYPOTHESIS_PROFILE=search looks for new damage, `-m slow` does more of it.
+Repeatable in every run; `-m slow` does more of it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from support.command_line import run_cli
 from support.machine import Examined, Healthy, Machine, covers_without_gaps, examine, walk_agrees_with_map
 from support.verbs import run_every_verb
 
+SCALE = int(os.environ.get("FUZZ_SCALE", "1"))
+"""How many times more examples: FUZZ_SCALE=40 HYPOTHESIS_PROFILE=search looks for new faults for minutes."""
 SECONDS = 20
 """Processor time that one damaged memory may take, all verbs together."""
 
@@ -105,35 +107,37 @@ def survive(machine: Machine, damage: Damage, every_verb: bool) -> None:
     assert time.process_time() - started < SECONDS
 
 
-@settings(max_examples=25)
+@settings(max_examples=25 * SCALE)
 @given(data=st.data())
 def test_damaged_words_that_steer_decoding(victim: Machine, places: list[int], data: st.DataObject) -> None:
     survive(victim, data.draw(words(victim, places)), every_verb=False)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10 * SCALE)
 @given(data=st.data())
 def test_flipped_bytes_anywhere(victim: Machine, data: st.DataObject) -> None:
     survive(victim, data.draw(flips(victim)), every_verb=False)
 
 
-@settings(max_examples=5)
+@settings(max_examples=5 * SCALE)
 @given(data=st.data())
 def test_every_verb_survives_damage(victim: Machine, places: list[int], data: st.DataObject) -> None:
     survive(victim, data.draw(words(victim, places)), every_verb=True)
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=400 * SCALE)
 @given(data=st.data())
 def test_much_more_damage(victim: Machine, places: list[int], data: st.DataObject) -> None:
     damage = data.draw(st.one_of(words(victim, places), flips(victim)))
     survive(victim, damage, every_verb=data.draw(st.booleans()))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40 * SCALE)
 @given(data=st.data())
-def test_damaged_headers_and_notes(dom0_core: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_damaged_headers_and_notes(
+    dom0_core: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """The first bytes of the file: ELF header, program headers, notes."""
     original = dom0_core.read_bytes()
     path = tmp_path_factory.getbasetemp() / "headers.core"
@@ -141,7 +145,9 @@ def test_damaged_headers_and_notes(dom0_core: Path, tmp_path_factory: pytest.Tem
         path.write_bytes(original)
     end = original.index(b'{"version"') + 80
     at = data.draw(st.integers(0, end - 8))
-    new = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 8, bytes(8), b"\x01\0\0\0"])))
+    new = data.draw(
+        st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 8, bytes(8), b"\x01\0\0\0"]))
+    )
     started = time.process_time()
     with open(path, "r+b") as file:
         os.pwrite(file.fileno(), new, at)

@@ -140,7 +140,10 @@ def test_a_missing_page_is_noticed_by_the_rules_that_need_it(dom0: Healthy) -> N
         "p2m_mid_missing_mfn": (guest.page_of("p2m_mid_missing_mfn"), {"FLL-003", "FLL-004"}),
         "start_info": (guest.page_of("xen_start_info"), {"SIF-001", "SIF-002", "SIF-003", "FLL-001", "ENT-004"}),
         "shared_info": (guest.page_of("HYPERVISOR_shared_info"), {"FLL-001", "FLL-005", "FLL-006", "SIF-001"}),
-        "the M2P of PFN 0x200": (dom0.m2p_entry(dom0.views.own().trace(0x200).frame or 0) >> 12, {"M2P-001", "M2P-003"}),
+        "the M2P of PFN 0x200": (
+            dom0.m2p_entry(dom0.views.own().trace(0x200).frame or 0) >> 12,
+            {"M2P-001", "M2P-003"},
+        ),
         "xen_p2m_addr": (dom0.at("xen_p2m_addr") >> 12, {"LIN-001", "ENT-001", "FLL-004", "M2P-001"}),
     }
     for what, (mfn, needed) in cases.items():

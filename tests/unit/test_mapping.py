@@ -151,6 +151,5 @@ def test_more_runs_than_memory_should_hold_are_refused(monkeypatch: pytest.Monke
 def test_words_of_kinds_are_those_of_the_interface() -> None:
     assert [k.word for k in LINUX] == ["mfn", "foreign", "identity", "missing", "unreadable", "corrupt"]
     assert {k for k in Kind if k.has_frame} == {
-        KIND_BY_WORD[w]
-        for w in ("mfn", "foreign", "ram_rw", "mmio_direct_io", "map_foreign_rw", "map_foreign_ro")
+        KIND_BY_WORD[w] for w in ("mfn", "foreign", "ram_rw", "mmio_direct_io", "map_foreign_rw", "map_foreign_ro")
     }

@@ -56,7 +56,9 @@ def test_open_ranges() -> None:
     assert parse_range("0..0") == (0, 1)
 
 
-@pytest.mark.parametrize("text", ["5", "5...6", "5..6..7", "5-6", "", "+", "5+", "+5", "1..x", "5..4", "5+0", "0x10..15"])
+@pytest.mark.parametrize(
+    "text", ["5", "5...6", "5..6..7", "5-6", "", "+", "5+", "+5", "1..x", "5..4", "5+0", "0x10..15"]
+)
 def test_ranges_that_are_none_or_empty(text: str) -> None:
     with pytest.raises(UsageError):
         parse_range(text)

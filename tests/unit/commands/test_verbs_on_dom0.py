@@ -26,7 +26,9 @@ def data(h: Healthy, verb: str, arguments: str = ""):  # type: ignore[no-untyped
 
 def cells(table: str, first: str) -> list[str]:
     """The cells of the row that begins with `first`."""
-    row = next(line for line in table.splitlines() if line.split("  ")[0].strip() == first or line.lstrip().startswith(first))
+    row = next(
+        line for line in table.splitlines() if line.split("  ")[0].strip() == first or line.lstrip().startswith(first)
+    )
     return re.split(r"\s{2,}", row.strip())
 
 

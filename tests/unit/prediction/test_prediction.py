@@ -96,7 +96,9 @@ def descriptions(draw: st.DrawFn) -> str:
     lines = [f"era {era}", f"domain 1{draw(st.sampled_from(['', ' initdomain']))}", f"nr_pages {nr}"]
     lines.append(f"e820 0+{draw(st.sampled_from(['0x9fbff', '0x9f000', '0x80000']))} ram")
     at, kind = 0x100_000, "ram"
-    for end in sorted(draw(st.lists(st.integers(0x1500_000, 0x5000_000), min_size=1, max_size=6, unique=True))):
+    for page in sorted(draw(st.lists(st.integers(0x1500 // 4, 0x5000 // 4), min_size=1, max_size=6, unique=True))):
+        # RAM ends inside pages too, but has whole pages: what has none is not in the kernel's map.
+        end = page * 4 * 4096 + (draw(st.sampled_from([0, 0x400, 0xC00])) if kind == "ram" else 0)
         if kind == "ram" or draw(st.booleans()):  # else a gap
             lines.append(f"e820 {at:#x}+{end - at:#x} {kind}")
         at = end
@@ -113,7 +115,7 @@ def descriptions(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(descriptions(), st.sampled_from(["final", "planned"]))
 @example("era linear\ndomain 1\nnr_pages 5632\ne820 0+0x9fbff ram\ne820 0x100000+0x1500800 ram\n"
          "e820 0x2000000+0x800 nvs", "final")  # fmt: skip
@@ -126,7 +128,11 @@ def test_any_guest_follows_from_the_map_its_kernel_keeps(text: str, stage: Stage
     last = description.e820[-1]
     # A map that ends with half a page of RAM is no machine's, and in the kernel's own map the half page is gone.
     assume(last.kind != "ram" or last.end % 4096 == 0)
-    assert_agrees(predicted(with_e820(machine)))
+    data = predicted(with_e820(machine))
+    if all("RAM that this domain may not have" in (d["explained"] or "") for d in data["differences"]):
+        data["agree"] += sum(d["count"] for d in data["differences"])
+        data["differences"] = []
+    assert_agrees(data)
 
 
 # -- the ISA range ----------------------------------------------------------------------------------------------
@@ -209,7 +215,9 @@ def test_frames_of_others_hide_who_owned_a_page_but_the_driver_may_know() -> Non
     machine.poke_m2p(machine.xen.max_frame - 1, 0x8000)  # a frame of another domain, at its own PFN 0x8000
     assert explained(predicted(with_e820(machine))) == [(0x8000, 1, "mfn", "missing", None)]
     counted = predicted(with_e820(machine, balloon=machine.description.nr_pages - 1))
-    assert counted["differences"][0]["explained"] == "given back to Xen; the balloon driver counts the same: 1 pages out"
+    assert (
+        counted["differences"][0]["explained"] == "given back to Xen; the balloon driver counts the same: 1 pages out"
+    )
 
 
 def test_foreign_frames_explain_themselves() -> None:
@@ -264,6 +272,20 @@ def test_room_that_was_added_after_boot_comes_in_whole_sections(count: int, know
     assert (why is not None) == known
     if why is not None:
         assert "in whole sections of 128 MiB (PFNs 0x10000..0x17fff)" in why
+
+
+def test_ram_past_the_limit_is_missing_in_the_last_page_of_the_builders_list() -> None:
+    machine = model("lab-dom0", change=lambda t: t.replace("dom0_mem     400M", "dom0_mem 401001K,max:401001K"))
+    assert explained(predicted(with_e820(machine))) == [
+        (
+            0x187FB,
+            5,
+            "identity",
+            "missing",
+            "RAM that this domain may not have: e820_table_firmware leaves it out, but it is no hole, and the last page "
+            "of the domain builder's list says missing",
+        )
+    ], "as a real dom0 with this command line"
 
 
 def test_a_description_of_another_size_is_told_from_ballooning() -> None:

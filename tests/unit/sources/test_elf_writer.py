@@ -27,7 +27,9 @@ def source(machine: str = "x86-64") -> FakeSource:
 @settings(max_examples=20)
 @given(
     frames=st.sets(st.integers(0, 599), min_size=1, max_size=60),
-    notes=st.lists(st.builds(Note, st.sampled_from(["CORE", "Xen", "a", "abc"]), st.integers(0, 9), st.binary(max_size=9))),
+    notes=st.lists(
+        st.builds(Note, st.sampled_from(["CORE", "Xen", "a", "abc"]), st.integers(0, 9), st.binary(max_size=9))
+    ),
 )
 def test_frames_and_notes_come_back(
     tmp_path_factory: pytest.TempPathFactory, frames: set[int], notes: list[Note]

@@ -106,6 +106,8 @@ def test_pointers_back_to_the_upper_levels_are_corrupt_and_end(width: EntryWidth
     second[0], second[1] = tree.top[2], tree.va(tree.at["p2m_mid_identity"])
     view = tree_view(tree.guest())
     assert agreed(view, width.mid_span)[0] is Kind.CORRUPT
+    at_top = view.trace(width.mid_span).steps[-1]
+    assert at_top.where == "top" and "points back to the top" in at_top.meaning
     for slot, leaves in ((2, (0, 1, 2)), (3, (0,))):
         for leaf in leaves:
             kind, reason = agreed(view, slot * width.mid_span + leaf * width.per_page)
