@@ -196,7 +196,7 @@ class _Boot:
         address = self.frames.mfn(placed.start_info) << PAGE_SHIFT
         kernel.taken.append(np.array([placed.start_info], dtype=np.int64))
         values: dict[str, int | str] = {
-            "magic": magic(d.width),
+            "magic": magic(d),
             "nr_pages": d.nr_pages,
             "shared_info": self.xen.shared_info << PAGE_SHIFT,
             "flags": start_flags(d),

@@ -27,6 +27,7 @@ from gdb_p2m.units import PAGE_SHIFT
 _FORMATS = {"u8": "<B", "u16": "<H", "u32": "<I", "u64": "<Q"}
 MAGIC_64 = "xen-3.0-x86_64"
 MAGIC_32 = "xen-3.0-x86_32p"
+"""What the toolstack writes; Xen's own builder of dom0 adds a p on 64-bit too (both seen)."""
 
 
 def pack(layout: StructLayout, values: dict[str, int | str]) -> bytes:
@@ -57,9 +58,11 @@ def start_flags(d: Description) -> int:
     return flags | (SIF_VIRT_P2M_4TOOLS if d.virt_p2m_4tools else 0)
 
 
-def magic(width: EntryWidth) -> str:
+def magic(d: Description) -> str:
     """start_info.magic."""
-    return MAGIC_64 if width.bits == 64 else MAGIC_32
+    if d.width.bits == 32:
+        return MAGIC_32
+    return MAGIC_64 + ("p" if d.initdomain else "")
 
 
 def fold_cr3(mfn: int, width: EntryWidth) -> int:

@@ -359,6 +359,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_exec_passes_output_and_exit_code_on(machine: Machine) -> None:
     done = machine.run("exec", "echo out; echo err >&2; cat /proc/xen/capabilities; exit 7", code=7)
     assert (done.stdout, done.stderr) == ("out\ncontrol_d\n", "err\n")
@@ -370,6 +371,7 @@ def test_exec_passes_output_and_exit_code_on(machine: Machine) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_commands_run_side_by_side_and_a_stopped_machine_is_told(machine: Machine) -> None:
     command = [sys.executable, str(SCRIPTS / "lab"), "exec", "sleep 5; echo slow"]
     environment = {**os.environ, "GDB_P2M_LAB_RUN": str(machine.directory)}
@@ -383,6 +385,7 @@ def test_commands_run_side_by_side_and_a_stopped_machine_is_told(machine: Machin
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_domus_are_there_and_tell_about_their_memory(machine: Machine) -> None:
     assert machine.xl_list("d1")[:3] == ["d1", "1", "128"]
     assert machine.xl_list("d2")[:3] == ["d2", "2", "131"]
@@ -402,6 +405,7 @@ def _core_p2m(core: Path) -> npt.NDArray[np.uint64]:
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_the_core_of_a_paused_domu_agrees_with_xens_own_reading(machine: Machine) -> None:
     machine.run("pause", "d2")
     assert "p" in machine.xl_list("d2")[4]
@@ -420,6 +424,7 @@ def test_the_core_of_a_paused_domu_agrees_with_xens_own_reading(machine: Machine
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_balloon_takes_and_gives_frames(machine: Machine) -> None:
     before = machine.p2m("d2")
     machine.run("balloon", "d2", "120")
@@ -432,6 +437,7 @@ def test_balloon_takes_and_gives_frames(machine: Machine) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_a_restored_domu_has_other_frames(machine: Machine) -> None:
     before = machine.p2m("d1")
     assert "saved" in machine.run("save", "d1").stdout
@@ -448,6 +454,7 @@ NOTE = struct.Struct("<III")
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 def test_a_crash_gives_a_xen_core_and_ends_the_lab(machine: Machine) -> None:
     """Last in this module: it ends the machine."""
     file = machine.directory / "vmcore.elf"
@@ -468,6 +475,7 @@ def test_a_crash_gives_a_xen_core_and_ends_the_lab(machine: Machine) -> None:
 
 
 @pytest.mark.lab
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", [suite for suite in packages.SUITES if suite != packages.DEFAULT_SUITE])
 def test_every_suites_toolstack_makes_a_domu(tmp_path: Path, suite: str) -> None:

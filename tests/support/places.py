@@ -61,3 +61,14 @@ ODD = Truth(
     0x180000,
 )
 BOTH = (DOM0, ODD)
+
+
+def bundled() -> list[Path]:
+    """Every excerpt that comes with the project."""
+    return sorted(FIXTURES.glob("*.core.zst"))
+
+
+def shared() -> list[Path]:
+    """Real excerpts that lie beside some checkouts; tests skip those that are not there."""
+    names = ("linux-3.16-tree", "linux-3.18-tree", "xen-riscv-sv39")
+    return [SHARED_REAL / f"{name}.core.zst" for name in names]

@@ -33,6 +33,19 @@ machine 0x0-0xbfffffff
 machine 0x100000000-0x17fffffff
 """
 
+E820_HOST = """
+nr_pages 0x9600
+domain 1
+e820 0x0-0x95fffff ram
+e820 0x9600000-0xffffffff reserved
+e820 0x100000000-0x1063fffff ram
+"""
+GROWABLE = """
+nr_pages 0x8300
+domain 1
+e820 0+200M ram
+"""
+
 
 def opened(path: str) -> LinuxGuest:
     (guest,) = Target(open_source(path)).guests
@@ -86,6 +99,17 @@ def test_linear_dom0(truth: Truth, text: str) -> None:
     for name in ("xen_p2m_addr", "xen_p2m_size", "xen_p2m_last_pfn", "xen_max_p2m_pfn"):
         if real.has(name):
             assert real.variable(name) == model.variable(name), name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("linux-6.1-domu-150M-e820-host", E820_HOST), ("linux-6.1-domu-131M-of-200M", GROWABLE)]
+)
+def test_linear_domu(name: str, text: str) -> None:
+    real, model = opened(str(FIXTURES / f"{name}.core.zst")), modelled(text)
+    own_first(real, model)
+    lists_alike(real, model)
+    for variable in ("xen_p2m_addr", "xen_p2m_size", "xen_p2m_last_pfn", "xen_max_p2m_pfn", "max_pfn"):
+        assert real.variable(variable) == model.variable(variable), variable
 
 
 @pytest.mark.parametrize(
