@@ -112,7 +112,8 @@ def _kernel_root(source: Source, space: VirtualSpace, names: SymbolTable, root: 
     mark = kernel_mark(source, found)
     if mfn == root.mfn or (mark is not None and mark == kernel_mark(source, root)):
         return found
-    why = "leads to another kernel" if source.holds(mfn << PAGE_SHIFT, PAGE_SIZE) else "is not in the dump"
+    held = source.holds(mfn << PAGE_SHIFT, PAGE_SIZE)
+    why = "leads to another kernel or is not set up yet" if held else "is not in the dump"
     names.notes.append(f"{symbol.name} at machine frame {mfn:#x} {why}: the page table of {root.evidence} is used")
     return None
 

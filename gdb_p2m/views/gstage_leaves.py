@@ -17,8 +17,8 @@ from gdb_p2m.units import FrameArray, KindArray, U64Array
 from gdb_p2m.views.gstage_tables import BoolArray, TableLevel, TableStatus, frames_of
 from gdb_p2m.views.gstage_types import EXTERNAL, UNKNOWN_TYPES, MdStatus, Metadata, Types
 
-BATCH = 2048
-"""Tables per step: 8 MiB of entries."""
+BATCH = 4096
+"""Tables per step: 16 MiB of entries."""
 SLICE = 128
 """Tables per inner step: with its buffer 1 MiB, which stays in the second-level cache."""
 TRY_CHEAPER = 64
@@ -50,17 +50,13 @@ class LeafRuns:
 
 
 class LeafReader:
-    """Reads the tables of the last level in batches. Buffers are kept between batches."""
+    """Reads the tables of the last level in batches."""
 
     def __init__(self, types: Types, metadata: Metadata, level: TableLevel) -> None:
         self.types = types
         self.metadata = metadata
         self.level = level
-        self._step = np.empty(SLICE * _SLOTS, dtype=np.uint64)
-        self._plain = np.empty(SLICE * _SLOTS, dtype=np.uint64)
-        self._first = np.ones(SLICE * _SLOTS, dtype=bool)
-        self._way = 0
-        self._since = 0
+        self._scanner = Scanner()
 
     def runs(self, source: Source, progress: Progress = no_progress) -> Iterator[LeafRuns]:
         """The runs of all tables. Tables that cannot be read get the status UNREADABLE in the level."""
@@ -83,7 +79,7 @@ class LeafReader:
                 step(a + len(rows))
 
     def _batch(self, rows: FrameArray, entries: U64Array) -> LeafRuns:
-        at, raw = self._starts(entries)
+        at, raw = self._scanner.starts(entries)
         kinds = self.types.kinds(raw, self.level.level, True)
         valid = (raw & np.uint64(pt.RISCV_V)) != 0
         external = (kinds == EXTERNAL) & valid
@@ -110,32 +106,43 @@ class LeafReader:
             kinds[external] = external_kinds(self.types, slot_type[external], md_status[external])
         return LeafRuns(rows[table], slot, count, raw, kinds, frames_of(raw), external, slot_type, md_status)
 
-    def _starts(self, entries: U64Array) -> tuple[FrameArray, U64Array]:
-        """(index, entry) where a run begins: at every table, and where an entry does not continue the one before.
 
-        It continues when it differs by one frame and perhaps in A and D, or when both are invalid. Done in
-        slices that stay in the second-level cache. Three ways, the cheapest first; the one that served is
-        tried first for the next slice, and now and then a cheaper one again.
-        """
+class Scanner:
+    """Finds where runs begin in last-level tables. Buffers are kept between calls.
+
+    A run continues when an entry differs from the one before by one frame and perhaps in A and D, or when
+    both are invalid. Three ways to look, the cheapest first; the one that served is tried first for the next
+    slice, and now and then a cheaper one again.
+    """
+
+    def __init__(self) -> None:
+        self._step = np.empty(SLICE * _SLOTS, dtype=np.uint64)
+        self._plain = np.empty(SLICE * _SLOTS, dtype=np.uint64)
+        self._first = np.ones(SLICE * _SLOTS, dtype=bool)
+        self._way = 0
+        self._since = 0
+
+    def starts(self, entries: U64Array) -> tuple[FrameArray, U64Array]:
+        """(index, entry) of the starts in the entries of whole tables; every table starts anew."""
         places: list[FrameArray] = []
         raws: list[U64Array] = []
         size = SLICE * _SLOTS
-        for a in range(0, len(entries), size):
-            part = entries[a : a + size]
+        for base in range(0, len(entries), size):
+            part = entries[base : base + size]
             self._since += 1
             if self._way and self._since >= TRY_CHEAPER:
                 self._way, self._since = self._way - 1, 0
             at = self._slice(part)
-            places.append(at + a)
+            places.append(at + base)
             raws.append(part[at])
         return _without_carries(entries, np.concatenate(places), np.concatenate(raws))
 
     def _slice(self, part: U64Array) -> FrameArray:
-        """Starts in one slice of whole tables."""
+        """Starts in one slice, which stays in the second-level cache."""
         first = self._first[: len(part)]
         while True:
-            ready = (self._as_they_are, self._without_ad, self._without_ad_and_invalid)[self._way]
-            ready(part, first[1:])
+            look = (self._as_they_are, self._without_ad, self._without_ad_and_invalid)[self._way]
+            look(part, first[1:])
             first[::_SLOTS] = True
             at = np.flatnonzero(first)
             if self._way == 2 or len(at) <= len(part) // 8:
@@ -146,7 +153,8 @@ class LeafReader:
         here, before = part[at], part[at - 1]
         goes_on = (here & NO_AD) - (before & NO_AD) == PPN_STEP
         goes_on |= ((here | before) & np.uint64(pt.RISCV_V)) == 0
-        return at[~goes_on | (at & 511 == 0)]
+        starts: FrameArray = at[~goes_on | (at & 511 == 0)]
+        return starts
 
     def _as_they_are(self, part: U64Array, breaks: BoolArray) -> None:
         """Breaks where the difference is not one frame."""

@@ -34,7 +34,7 @@ class Backing(IntEnum):
     CORRUPT = 4
 
 
-_KIND_OF = {
+KIND_OF = {
     Backing.MISSING: Kind.MISSING,
     Backing.IDENTITY: Kind.IDENTITY,
     Backing.UNREADABLE: Kind.UNREADABLE,
@@ -88,11 +88,13 @@ def add_leaves(
     first_pfn: int = 0,
     progress: Progress = no_progress,
     dirty: Dirty | None = None,
+    kinds: Mapping[Backing, Kind] = KIND_OF,
 ) -> None:
     """Append the runs of consecutive leaf slots, the first of which covers `first_pfn`.
 
     backing: Backing per slot; frames: MFN per slot, used where the slot is PRIVATE; dirty: what
-    `dirty_slots` said. Contents are read in batches, so memory grows with runs.
+    `dirty_slots` said; kinds: what the PFNs of a shared page are in this view. Contents are read in
+    batches, so memory grows with runs.
     """
     if not len(backing):
         return
@@ -107,9 +109,9 @@ def add_leaves(
             pfn = first_pfn + a * width.per_page
             if what is not Backing.PRIVATE:
                 if dirty and what in dirty:
-                    _add_dirty(builder, width, _KIND_OF[what], dirty[what], pfn, b - a)
+                    _add_dirty(builder, width, kinds[what], dirty[what], pfn, b - a)
                 else:
-                    builder.add(pfn, (b - a) * width.per_page, _KIND_OF[what])
+                    builder.add(pfn, (b - a) * width.per_page, kinds[what])
                 continue
             for c, d, repeated in _pieces(frames[a:b]):
                 at = pfn + c * width.per_page

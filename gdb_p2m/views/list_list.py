@@ -21,7 +21,7 @@ from gdb_p2m.structures.xen_pages import shared_info
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
-from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
+from gdb_p2m.views.leaves import KIND_OF, Backing, BackingArray, add_leaves, dirty_slots
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class ListListView(View):
         backing = np.full(len(flat), Backing.PRIVATE, dtype=np.uint8)
         for name in ("p2m_missing", "p2m_identity"):
             frame = self.shared_frame(name)
-            # A shared page that was overwritten is read like any other: the toolstack knows no difference.
-            if frame is not None and not dirty_slots(self.guest.source, self.width, {Backing.MISSING: frame}):
+            if frame is not None:
                 backing[flat == frame] = Backing.MISSING
         backing[flat == -1] = Backing.CORRUPT
         unreadable = np.repeat(~lists.mid_ok & (lists.top >= 0), self.width.per_page)
@@ -113,8 +112,16 @@ class ListListView(View):
     @cached_property
     def _mapping(self) -> Mapping:
         builder = MappingBuilder(self.name, self.limit)
-        frames = self.lists.leaves.reshape(-1)
-        add_leaves(builder, self.guest.source, self.width, self.backing, frames, 0, self.progress)
+        frames, backing = self.lists.leaves.reshape(-1), self.backing.copy()
+        shared = {}
+        for name, as_backing in (("p2m_missing", Backing.MISSING), ("p2m_identity", Backing.IDENTITY)):
+            frame = self.shared_frame(name)
+            if frame is not None:
+                shared[as_backing] = int(frame)
+                backing[(backing == Backing.MISSING) & (frames == frame)] = as_backing
+        dirty = dirty_slots(self.guest.source, self.width, shared)
+        kinds = {**KIND_OF, Backing.IDENTITY: Kind.MISSING}
+        add_leaves(builder, self.guest.source, self.width, backing, frames, 0, self.progress, dirty, kinds)
         return builder.build()
 
     def mapping(self) -> Mapping:

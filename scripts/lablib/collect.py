@@ -56,7 +56,9 @@ def _collect(
     def make(raw: Path) -> None:
         try:
             head = f"out={SHARE}/{FILES}/{name} tmp={TMPFS}/{name}\n"
-            dom0.run_well(lab, head + script, timeout, what, lambda: _show(shared, progress))
+            dom0.run_well(
+                lab, head + script, timeout, what, undo=head + "rm -f $tmp", waiting=lambda: _show(shared, progress)
+            )
             check(shared)
             move(shared, raw)
         finally:

@@ -53,10 +53,13 @@ def require_toolstack(lab: Lab) -> None:
     lab.require_alive()
 
 
-def run(lab: Lab, script: str, timeout: float, waiting: Callable[[], None] = lambda: None) -> Answer:
+def run(
+    lab: Lab, script: str, timeout: float, *, undo: str = "", waiting: Callable[[], None] = lambda: None
+) -> Answer:
     """Run a shell script in dom0 and wait for its end; `waiting` is called again and again meanwhile.
 
-    timeout: seconds. When it is over, or this command is interrupted, everything the script started is killed.
+    timeout: seconds. When it is over, or this command is interrupted, everything the script started is killed,
+    and the script `undo` is run.
     """
     require_toolstack(lab)
     name = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -70,15 +73,17 @@ def run(lab: Lab, script: str, timeout: float, waiting: Callable[[], None] = lam
         return Answer(int(_read(job, "rc")), _read(job, "out"), _read(job, "err"))
     except BaseException:
         if not job.with_suffix(".rc").exists() and lab.alive():
-            _kill(lab, job)
+            _kill(lab, job, undo)
         raise
     finally:
         _remove(job)
 
 
-def run_well(lab: Lab, script: str, timeout: float, what: str, waiting: Callable[[], None] = lambda: None) -> str:
+def run_well(
+    lab: Lab, script: str, timeout: float, what: str, *, undo: str = "", waiting: Callable[[], None] = lambda: None
+) -> str:
     """Run a script that must succeed; returns its standard output. what: words for the error message."""
-    answer = run(lab, script, timeout, waiting)
+    answer = run(lab, script, timeout, undo=undo, waiting=waiting)
     if answer.code != 0:
         said = b"\n".join(text.strip() for text in (answer.out, answer.err) if text.strip())
         lines = said.decode(errors="replace").replace("\n", "\n    ") or "nothing"
@@ -115,7 +120,7 @@ def _wait(lab: Lab, job: Path, timeout: float, waiting: Callable[[], None]) -> b
     return True
 
 
-def _kill(lab: Lab, job: Path) -> None:
+def _kill(lab: Lab, job: Path, undo: str) -> None:
     """End a job that dom0 may have begun: its session has the process id of its first process."""
     with suppress(OSError):
         job.with_suffix(".job").unlink()  # not begun yet
@@ -123,7 +128,7 @@ def _kill(lab: Lab, job: Path) -> None:
     killer = job.with_name(job.name + "-kill")
     inside = f"{SHARE}/{JOBS}/{job.name}"
     with suppress(LabError):
-        _submit(killer, f"kill -9 -$(cat {inside}.pid)")
+        _submit(killer, f"kill -9 -$(cat {inside}.pid)\n{undo}")
         _wait(lab, killer, 10.0, lambda: None)
     _remove(killer)
 

@@ -160,7 +160,8 @@ def save(lab: Lab, name: str, timeout: float, progress: Progress) -> Path:
     file = f"{TMPFS}/{name}"
     copy = COPY.format(file, _SAVED.format(name=name))
     what = f"cannot save domU '{name}' (dom0 needs as much free memory as the domU has)"
-    dom0.run_well(lab, f"xl save {name} {file} && {copy}; code=$?; rm -f {file}; exit $code", timeout, what)
+    remove = f"rm -f {file}"
+    dom0.run_well(lab, f"xl save {name} {file} && {copy}; code=$?; {remove}; exit $code", timeout, what, undo=remove)
     return saved(lab, name)
 
 

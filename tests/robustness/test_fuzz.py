@@ -107,7 +107,7 @@ def survive(machine: Machine, damage: Damage, every_verb: bool) -> None:
     assert time.process_time() - started < SECONDS
 
 
-@settings(max_examples=25 * SCALE)
+@settings(max_examples=15 * SCALE)
 @given(data=st.data())
 def test_damaged_words_that_steer_decoding(victim: Machine, places: list[int], data: st.DataObject) -> None:
     survive(victim, data.draw(words(victim, places)), every_verb=False)

@@ -112,14 +112,33 @@ def test_linear_domu(name: str, text: str) -> None:
         assert real.variable(variable) == model.variable(variable), variable
 
 
+PC = (FIXTURES / "models" / "tree-dom0.model").read_text()
+
+
+def of_the_lab(name: str) -> str:
+    return (FIXTURES / "models" / f"{name}.model").read_text()
+
+
 @pytest.mark.parametrize(
-    ("excerpt", "name"), [("linux-3.16-tree", "tree-dom0"), ("linux-3.18-tree", "tree-3.18-hole-dom0")]
+    ("excerpt", "text"),
+    [
+        ("linux-3.16-tree", PC),
+        ("linux-3.18-tree", of_the_lab("tree-3.18-hole-dom0")),
+        ("linux-3.18-pae-tree", PC.replace("tree-3.16", "tree-3.18") + "width pae\n"),
+        ("linux-4.9-pae-linear", PC.replace("tree-3.16", "linear") + "width pae\np2m_limit 4G\n"),
+    ],
 )
-def test_tree_dom0(excerpt: str, name: str) -> None:
+def test_older_dom0(excerpt: str, text: str) -> None:
     path = SHARED_REAL / f"{excerpt}.core.zst"
     if not path.exists():
         pytest.skip(f"the excerpt {path.name} is not here")
-    real, model = opened(str(path)), modelled((FIXTURES / "models" / f"{name}.model").read_text())
+    real, model = opened(str(path)), modelled(text)
     lists_alike(real, model)
-    assert real.variable("xen_max_p2m_pfn") == model.variable("xen_max_p2m_pfn")
     own_first(real, model)
+    names = ["xen_max_p2m_pfn", "xen_p2m_addr", "xen_p2m_size", "xen_p2m_last_pfn"]
+    if real.width.bits == 32:
+        names += ["machine_to_phys_mapping", "machine_to_phys_nr", "HYPERVISOR_shared_info"]
+    for name in names:
+        assert real.has(name) == model.has(name), name
+        if real.has(name):
+            assert real.variable(name) == model.variable(name), name
