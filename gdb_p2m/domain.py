@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.xen_riscv import RiscvDomain
+from typing import TYPE_CHECKING, TypeAlias
 
-Domain = LinuxGuest | RiscvDomain
+if TYPE_CHECKING:  # neither kind loads the code of the other
+    from gdb_p2m.guest import LinuxGuest
+    from gdb_p2m.xen_riscv import RiscvDomain
+
+Domain: TypeAlias = "LinuxGuest | RiscvDomain"

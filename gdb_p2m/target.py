@@ -19,10 +19,10 @@ from gdb_p2m.spaces.pv_roots import Root
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.base import SymbolSource
 from gdb_p2m.units import PAGE_SHIFT
-from gdb_p2m.xen_riscv import RiscvDomain, XenRiscv, open_xen
 
 if TYPE_CHECKING:
     from gdb_p2m.structures.domain_list import DomainList
+    from gdb_p2m.xen_riscv import RiscvDomain, XenRiscv
 
 
 class Timing:
@@ -89,6 +89,8 @@ class Target:
                 "--kernel names a guest's kernel; the P2M of a RISC-V domain is Xen's",
                 hint="give Xen's symbols with --xen xen-syms",
             )
+        from gdb_p2m.xen_riscv import open_xen
+
         with self.timing.stage("find Xen and its symbols"):
             return open_xen(self.source, self.xen_path, self.progress)
 

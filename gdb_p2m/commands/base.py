@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gdb_p2m.domain import Domain
 from gdb_p2m.errors import UsageError
@@ -15,7 +15,9 @@ from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
-from gdb_p2m.xen_riscv import RiscvDomain
+
+if TYPE_CHECKING:
+    from gdb_p2m.xen_riscv import RiscvDomain
 
 Cell = str | int | None
 
@@ -97,6 +99,8 @@ class Context:
     @property
     def riscv(self) -> RiscvDomain:
         """The chosen domain, for verbs about Xen on RISC-V. Raises UsageError."""
+        from gdb_p2m.xen_riscv import RiscvDomain
+
         if not isinstance(self.domain, RiscvDomain):
             raise UsageError("this verb reads Xen's structures on RISC-V; this is memory of an x86 machine")
         return self.domain

@@ -21,7 +21,7 @@ from gdb_p2m.cli import (
     timing_text,
 )
 from gdb_p2m.commands.base import Context, Report, Verb
-from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.commands.registry import all_verbs
 from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.gdbui.completion import FILE_METAVARS, complete
 from gdb_p2m.gdbui.output import progress, stderr, stdout
@@ -245,7 +245,7 @@ class P2mCommand(gdb.Command):  # type: ignore[misc]
 
 def overview() -> str:
     """`p2m` alone: the verbs, in their order."""
-    rows = [(v.name, v.summary) for v in VERBS]
+    rows = [(v.name, v.summary) for v in all_verbs()]
     rows += [("boot MOMENT", "live: stop a booting kernel where its P2M changes")]
     rows += [("open DUMP", "read a dump instead of GDB's target"), ("close", "read GDB's target again")]
     width = max(len(name) for name, _ in rows) + 2

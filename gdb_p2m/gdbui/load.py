@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gdb
-from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.commands.registry import all_verbs
 from gdb_p2m.errors import P2mError
 from gdb_p2m.gdbui.boot import BootCommand
 from gdb_p2m.gdbui.commands import CloseCommand, OpenCommand, P2mCommand, VerbCommand
@@ -26,7 +26,7 @@ class Loaded:
         for name in RUNNING_EVENTS:
             getattr(gdb.events, name).connect(self._drop)
         P2mCommand()
-        for verb in VERBS:
+        for verb in all_verbs():
             VerbCommand(verb, self.session, self.settings)
         OpenCommand(self.session, self.settings)
         CloseCommand(self.session)

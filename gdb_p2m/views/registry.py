@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
 from gdb_p2m.domain import Domain
 from gdb_p2m.errors import NotFound, P2mError, UsageError
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.views.base import View
-from gdb_p2m.views.core_table import CoreTableView
-from gdb_p2m.views.gstage import GstageView
-from gdb_p2m.views.linear import linear_view
-from gdb_p2m.views.list_list import ListListView
-from gdb_p2m.views.tree import tree_view
 
-ViewFactory = Callable[[Any, Progress], View]
-"""Called with the domain, of the kind that it is listed for."""
+VIEWS_BY_KIND = {
+    "pv": {
+        "linear": "linear:linear_view",
+        "tree": "tree:tree_view",
+        "list-list": "list_list:ListListView",
+        "core-table": "core_table:CoreTableView",
+    },
+    "riscv": {"gstage": "gstage:GstageView"},
+}
+"""Kind of domain -> name -> module of gdb_p2m.views and what makes the view there, imported when it is asked for."""
+VIEW_NAMES = tuple(name for views in VIEWS_BY_KIND.values() for name in views)
 
-LINUX_VIEWS: tuple[tuple[str, ViewFactory], ...] = (
-    ("linear", linear_view),
-    ("tree", tree_view),
-    ("list-list", ListListView),
-    ("core-table", CoreTableView),
-)
-RISCV_VIEWS: tuple[tuple[str, ViewFactory], ...] = (("gstage", GstageView),)
-VIEWS_BY_KIND = {"pv": LINUX_VIEWS, "riscv": RISCV_VIEWS}
-VIEW_NAMES = tuple(name for views in VIEWS_BY_KIND.values() for name, _ in views)
+
+def _make(where: str, domain: Domain, progress: Progress) -> View:
+    module, _, factory = where.partition(":")
+    view: View = getattr(import_module(f"gdb_p2m.views.{module}"), factory)(domain, progress)
+    return view
 
 
 class Views:
@@ -35,7 +34,7 @@ class Views:
     def __init__(self, domain: Domain, progress: Progress = no_progress) -> None:
         self.domain = domain
         self.progress = progress
-        self.factories = dict(VIEWS_BY_KIND[domain.kind])
+        self.factories = VIEWS_BY_KIND[domain.kind]
         self._made: dict[str, View | P2mError] = {}
 
     def get(self, name: str | None = None) -> View:
@@ -51,7 +50,7 @@ class Views:
             raise UsageError(what, hint=f"views: {', '.join(self.factories)}")
         if name not in self._made:
             try:
-                self._made[name] = self.factories[name](self.domain, self.progress)
+                self._made[name] = _make(self.factories[name], self.domain, self.progress)
             except P2mError as e:
                 self._made[name] = e
         made = self._made[name]
@@ -78,4 +77,4 @@ class Views:
         return out
 
 
-__all__ = ["LINUX_VIEWS", "RISCV_VIEWS", "VIEW_NAMES", "NotFound", "Views"]
+__all__ = ["VIEW_NAMES", "NotFound", "Views"]

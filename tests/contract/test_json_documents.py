@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.commands.registry import all_verbs
 from gdb_p2m.errors import P2mError
 from support.command_line import run_cli
 from support.faults import FAULTS
@@ -40,7 +40,7 @@ def validate(text: str) -> dict:  # type: ignore[type-arg]
 
 def test_every_verb_has_a_schema_and_every_schema_a_verb() -> None:
     names = {p.stem for p in SCHEMAS.glob("*.json")}
-    verbs = {v.name for v in VERBS if "json" in v.formats}
+    verbs = {v.name for v in all_verbs() if "json" in v.formats}
     assert names - OTHER_DOCUMENTS == verbs
 
 
@@ -80,6 +80,12 @@ def test_the_rules_and_the_faults_of_the_model() -> None:
     validate(run_cli("rules", "--json").out)
     validate(run_cli("rules", "LIN-004", "FLL", "--json").out)
     validate(run_cli("model", "--faults", "--json").out)
+
+
+def test_two_dumps_compared() -> None:
+    validate(run_cli("diff", BOTH[0].path, BOTH[1].path, "--json").out)
+    riscv = [FIXTURES / f"xen-riscv-sv{n}x4.core.zst" for n in (39, 48)]
+    assert validate(run_cli("diff", *riscv, "--json").out)["runs"]
 
 
 def test_verbs_that_write_files(dom0_core: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gdb_p2m.commands.base import Verb
-from gdb_p2m.commands.registry import BY_NAME, VERBS
+from gdb_p2m.commands.registry import BY_NAME, all_verbs
 from support.command_line import run_cli
 from support.gdb_process import Gdb
 from support.places import DOM0, FIXTURES, ODD, Truth
@@ -25,16 +25,16 @@ def test_the_sub_commands_are_the_registrys_verbs(gdb: Gdb) -> None:
 
 def test_p2m_alone_and_its_help_list_every_verb_in_order(gdb: Gdb) -> None:
     out = gdb("p2m").out
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][: len(VERBS)] == [
-        v.name for v in VERBS
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")][: len(all_verbs())] == [
+        v.name for v in all_verbs()
     ]
     help_text = gdb("help p2m").out
-    assert all(f"p2m {v.name} -- {v.summary[0].upper()}" in help_text for v in VERBS)
+    assert all(f"p2m {v.name} -- {v.summary[0].upper()}" in help_text for v in all_verbs())
 
 
 def test_help_of_every_verb_has_usage_options_and_example(gdb: Gdb) -> None:
-    out = gdb(*(f"help p2m {v.name}" for v in VERBS)).out
-    for verb in VERBS:
+    out = gdb(*(f"help p2m {v.name}" for v in all_verbs())).out
+    for verb in all_verbs():
         assert f"usage: p2m {verb.name} " in out
         assert f"example: p2m {verb.name} {verb.example}".rstrip() in out
         usage = out.split(f"usage: p2m {verb.name} ")[1].split("\n\n")[0]
@@ -53,7 +53,7 @@ def both(gdb: Gdb, truth_path: Path, extra: str, folder: Path) -> list[tuple[Ver
     for place in ("gdb", "shell"):
         (folder / place).mkdir()
         (folder / place / "fixtures").symlink_to(FIXTURES)
-    for verb in VERBS:
+    for verb in all_verbs():
         words = shlex.split(verb.example)
         commands += [f"echo \\n== {verb.name}\\n", f"p2m {verb.name} {verb.example} {extra}", "p2m-end"]
         dump = [truth_path] if verb.uses == "target" else []

@@ -6,7 +6,7 @@ import shlex
 
 from gdb_p2m.cli import build_parser, rendered
 from gdb_p2m.commands.base import Context, Verb
-from gdb_p2m.commands.registry import VERBS
+from gdb_p2m.commands.registry import all_verbs
 from gdb_p2m.errors import NotSupported, P2mError, UsageError
 from gdb_p2m.sources.base import Source
 from gdb_p2m.target import Target
@@ -25,7 +25,7 @@ LEFT_OUT = ("excerpt", "diff", "report", "disasm", "page-info")
 """Verbs that write files, want two dumps or a kernel's code, or are about RISC-V only."""
 
 
-def command_lines(verbs: tuple[Verb, ...] = VERBS) -> list[tuple[Verb, str]]:
+def command_lines(verbs: tuple[Verb, ...] = all_verbs()) -> list[tuple[Verb, str]]:
     """(verb, arguments) of all verbs that look at one target."""
     return [
         (verb, arguments)

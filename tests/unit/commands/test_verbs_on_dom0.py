@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from gdb_p2m.commands.registry import BY_NAME, VERBS
+from gdb_p2m.commands.registry import BY_NAME, all_verbs
 from gdb_p2m.errors import UsageError
 from gdb_p2m.mapping import Kind
 from gdb_p2m.target import Target
@@ -205,7 +205,7 @@ def test_asking_twice_gives_the_same_bytes(dom0: Healthy, verb, arguments: str) 
         assert run_verb(dom0.target, verb, arguments, fmt) == run_verb(again, verb, arguments, fmt)
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda v: v.name)
+@pytest.mark.parametrize("verb", all_verbs(), ids=lambda v: v.name)
 def test_every_verb_explains_itself(verb) -> None:  # type: ignore[no-untyped-def]
     assert verb.summary and not verb.summary.endswith(".")
     assert len(verb.description) > 40 and verb.description.rstrip().endswith((".", ")"))
