@@ -65,8 +65,8 @@ def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
     return parser
 
 
-def rendered(report: Report, fmt: str) -> str:
-    """The report in one of its formats."""
+def rendered(report: Report, fmt: str, columns: int | None = None) -> str:
+    """The report in one of its formats. columns: what prose is folded to, by default the terminal's."""
     if fmt in report.extra:
         return report.extra[fmt]()
     if fmt == "json":
@@ -75,7 +75,7 @@ def rendered(report: Report, fmt: str) -> str:
         return to_json(report.data)
     from gdb_p2m.render.text import to_text
 
-    return to_text(report)
+    return to_text(report, columns)
 
 
 def main_parser() -> Parser:
@@ -174,7 +174,7 @@ def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
     if report.raw_stdout:
         return report.exit_code
-    text = rendered(report, args.format)
+    text = rendered(report, args.format, getattr(out, "columns", None))
     if args.output == "-" or report.made_output:
         out.write(text)
     else:

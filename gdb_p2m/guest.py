@@ -20,12 +20,26 @@ from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, Mfn
 FORMS = {n.name: n.form for n in ALL_NAMES}
 
 
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What stands in for a name that is not known (structures.inferred): never more than the evidence gives.
+
+    value: of a variable, where that is inferred. frame: of the page that a pointer leads to; -2: no slot of the list
+    leads to such a page. read_at: machine address.
+    """
+
+    evidence: str
+    value: int | None = None
+    frame: Mfn | None = None
+    read_at: int | None = None
+
+
 @dataclass
 class LinuxGuest:
     """A PV guest. `space` uses the kernel's own page table when its symbol is known.
 
     id: the domain id, None when nothing in memory says it. root: the L4 (32-bit: L3) in use and its
-    evidence.
+    evidence. inferred: by name, what is known without the name.
     """
 
     source: Source
@@ -35,6 +49,7 @@ class LinuxGuest:
     width: EntryWidth = WIDTH_64
     id: int | None = None
     id_evidence: str = ""
+    inferred: dict[str, Inferred] = field(default_factory=dict)
     _pointers: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -43,14 +58,16 @@ class LinuxGuest:
         return "pv"
 
     def has(self, name: str) -> bool:
-        """Whether symbol `name` is known."""
-        return self.names.symbol(name) is not None
+        """Whether symbol `name` is known, or what it stands for is inferred."""
+        return self.names.symbol(name) is not None or name in self.inferred
 
     def variable(self, name: str) -> int:
         """Value of kernel variable `name` (a pointer or an unsigned long).
 
         Raises NotFound when the symbol is not known, NotUnderstood when it cannot be read.
         """
+        if name in self.inferred and (value := self.inferred[name].value) is not None:
+            return value
         if name not in self._pointers:
             address = self.names.require(name).address
             size = 4 if FORMS.get(name) == "word" else self.width.bytes
@@ -66,6 +83,8 @@ class LinuxGuest:
 
         Raises NotFound (no such symbol), NotUnderstood (unreadable), Untranslatable (points nowhere).
         """
+        if name in self.inferred and (frame := self.inferred[name].frame) is not None and frame >= 0:
+            return frame
         pointer = self.variable(name)
         try:
             return self.frame_of(pointer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,6 +198,7 @@ class MappingBuilder:
     view: str
     limit: int
     ordered: bool = False
+    room: int = field(default_factory=lambda: MAX_RUNS)
     _parts: list[tuple[FrameArray, FrameArray, KindArray, FrameArray, npt.NDArray[np.uint8] | None]] = field(
         default_factory=list
     )
@@ -231,9 +233,9 @@ class MappingBuilder:
 
     def require_room(self, runs: int) -> None:
         """Raise NotUnderstood when `runs` more are too many: memory must stay bounded, whatever a dump claims."""
-        if self._held + runs > MAX_RUNS:
+        if self._held + runs > self.room:
             raise NotUnderstood(
-                f"view {self.view} falls into more than {MAX_RUNS:,} runs: its pages are no P2M",
+                f"view {self.view} falls into more than {self.room:,} runs: its pages are no P2M",
                 hint="`check` says what is wrong with them",
             )
 
@@ -243,19 +245,25 @@ class MappingBuilder:
             none = np.zeros(0, dtype=np.int64)
             byte = np.zeros(0, dtype=np.uint8)
             return Mapping(self.view, self.limit, none, none, byte, none, byte if self.ordered else None)
-        start = np.concatenate([p[0] for p in self._parts])
-        count = np.concatenate([p[1] for p in self._parts])
-        kind = np.concatenate([p[2] for p in self._parts])
-        frame = np.concatenate([p[3] for p in self._parts])
+        starts, counts, kinds, frames, orders = map(list, zip(*self._parts, strict=True))
+        lengths = [len(piece) for piece in starts]
+        self._parts.clear()  # each column's pieces go when the column is whole: all at once would be twice the memory
+        start, count, kind, frame = _column(starts), _column(counts), _column(kinds), _column(frames)
         order: npt.NDArray[np.uint8] | None = None
         if self.ordered:
-            orders = [np.zeros(len(p[0]), np.uint8) if p[4] is None else p[4] for p in self._parts]
-            order = np.concatenate(orders)
+            order = _column([np.zeros(n, np.uint8) if o is None else o for o, n in zip(orders, lengths, strict=True)])
         if np.any(start[1:] < start[:-1]):
             by = np.argsort(start, kind="stable")
             start, count, kind, frame = start[by], count[by], kind[by], frame[by]
             order = None if order is None else order[by]
         return _join(Mapping(self.view, self.limit, start, count, kind, frame, order))
+
+
+def _column(pieces: list[Any]) -> Any:
+    """The pieces as one array; the list is emptied."""
+    whole = np.concatenate(pieces)
+    pieces.clear()
+    return whole
 
 
 def _join(m: Mapping) -> Mapping:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,7 +22,13 @@ from gdb_p2m.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from gdb_p2m.structures.domain_list import DomainList
+    from gdb_p2m.structures.hypervisor import Hypervisor
+    from gdb_p2m.structures.start_info_scan import FoundStartInfo
     from gdb_p2m.xen_riscv import RiscvDomain, XenRiscv
+
+
+BY_OWNER = "frame table: its root belongs to"
+"""How the evidence starts of an id that only Xen has."""
 
 
 class Timing:
@@ -39,6 +45,15 @@ class Timing:
             yield
         finally:
             self.stages.append((name, time.perf_counter() - start))
+
+
+def _ways(guests: Iterable[LinuxGuest]) -> list[tuple[VirtualSpace, str]]:
+    """Page tables that may lead to Xen, each with words for it."""
+    return [(g.space, f"page table of the guest at machine frame {g.root.mfn:#x}") for g in guests]
+
+
+def _in_order(found: dict[int, LinuxGuest]) -> list[LinuxGuest]:
+    return sorted(found.values(), key=lambda g: (g.id is None, g.id or 0, g.root.mfn))
 
 
 class Target:
@@ -62,6 +77,9 @@ class Target:
         self.timing = Timing()
         self.warnings: list[str] = [f"{m} (at {a:#x})" for a, m in source.info.problems]
         self.notices: list[str] = []
+        self._by_mark: dict[int, LinuxGuest] = {}
+        self._searched = False
+        self._xen: Hypervisor | P2mError | None = None
         self._wrong_kernels: list[P2mError] = []
         self._matched = False
 
@@ -104,14 +122,14 @@ class Target:
 
     @property
     def domains(self) -> list[Domain]:
-        """Every domain that was found: RISC-V from Xen's list, x86 the PV guests."""
+        """Every domain that was found: RISC-V from Xen's list, x86 all PV guests of the machine."""
         found: list[Domain] = []
-        found.extend(self.domain_list.domains if self.is_riscv else self.guests)
+        found.extend(self.domain_list.domains if self.is_riscv else self.all_guests)
         return found
 
     @cached_property
     def guests(self) -> list[LinuxGuest]:
-        """The PV guests: the ones that CPUs run; when dom0 is not among them, all that a scan finds.
+        """The PV guests that CPUs run; when dom0 is not among them, all of the machine.
 
         Raises NotFound that says what was looked for.
         """
@@ -123,15 +141,83 @@ class Target:
         found: dict[int, LinuxGuest] = {}
         with self.timing.stage("find guest and symbols"):
             self._open_roots(pv_roots.from_cpus(self.source), found)
-            # A core of one domain holds no other guest that a scan could find.
+            # A core of one domain holds no other guest that could be found.
             whole = self.source.info.core_table is None or not found
             if whole and not any(g.id == 0 for g in found.values()):
-                self._open_roots(pv_roots.from_scan(self.source, self.progress), found)
+                self._open_roots(self._other_roots(found), found)
+                self._name_by_owner(found.values())
         if not found:
             raise self._nothing_found()
         if self._wrong_kernels and not self._matched:
             raise self._wrong_kernels[0]
-        return sorted(found.values(), key=lambda g: (g.id is None, g.id or 0, g.root.mfn))
+        self._by_mark = found
+        return _in_order(found)
+
+    @cached_property
+    def all_guests(self) -> list[LinuxGuest]:
+        """Every PV guest of the machine; those of `guests` are the same objects. Raises like `guests`."""
+        quick = self.guests
+        if self._searched or self.source.info.core_table is not None:
+            return quick
+        with self.timing.stage("find all guests"):
+            self._open_roots(self._other_roots(self._by_mark), self._by_mark)
+            self._name_by_owner(self._by_mark.values())
+        return _in_order(self._by_mark)
+
+    def _other_roots(self, found: dict[int, LinuxGuest]) -> Iterator[Root]:
+        """Roots of the whole machine: those that the frame table knows, or else all that a scan finds."""
+        self._searched = True
+        try:
+            roots = list(self._hypervisor(_ways(found.values())).roots())
+        except P2mError:
+            roots = []
+        return iter(roots) if roots else pv_roots.from_scan(self.source, self.progress)
+
+    @property
+    def hypervisor(self) -> Hypervisor:
+        """Xen's own view of an x86 machine. Raises NotFound with the reason when memory does not show it."""
+        return self._hypervisor(_ways(self.guests))
+
+    def hypervisor_through(self, guest: LinuxGuest) -> Hypervisor:
+        """The same, without a search for guests: through this one's page table."""
+        return self._hypervisor(_ways([guest]))
+
+    def _hypervisor(self, spaces: list[tuple[VirtualSpace, str]]) -> Hypervisor:
+        """Made once, also the failure."""
+        if self._xen is None:
+            from gdb_p2m.structures.hypervisor import open_hypervisor
+
+            try:
+                self._xen = open_hypervisor(self.source, spaces, self.xen_path)
+            except P2mError as e:
+                if not spaces:
+                    raise  # a guest that is found later may lead to it
+                self._xen = e
+        if isinstance(self._xen, P2mError):
+            raise self._xen
+        return self._xen
+
+    def _name_by_owner(self, guests: Iterable[LinuxGuest]) -> None:
+        """Domain ids as Xen has them: of the domain that owns the guest's root table."""
+        try:
+            xen = self._hypervisor(_ways(guests))
+            for guest in guests:
+                owner = xen.owner(guest.root.mfn)
+                if owner is None or owner.system:
+                    continue
+                if guest.id not in (None, owner.id):
+                    self.notices.append(
+                        f"the guest at root {guest.root.mfn:#x} says that it is domain {guest.id}, but its page table "
+                        f"belongs to domain {owner.id}"
+                    )
+                    continue
+                if guest.id is None:
+                    guest.id = owner.id
+                    guest.id_evidence = f"{BY_OWNER} the struct domain at {owner.address:#x}"
+        except P2mError:
+            if self.xen_path is not None:
+                raise  # what the user named must not be passed over
+            return  # ids stay unknown; `domains` says why
 
     def _open_roots(self, roots: Iterator[Root], found: dict[int, LinuxGuest]) -> None:
         for root in roots:
@@ -139,6 +225,7 @@ class Target:
             key = -root.mfn if mark is None else mark
             if key not in found:
                 guest = self._open_guest(root)
+                self._infer(guest)
                 self._identify(guest)
                 found[key] = guest
 
@@ -160,6 +247,26 @@ class Target:
         if doubt is not None:
             self.notices.append(doubt)
         return open_guest(self.source, root, file)
+
+    def _infer(self, guest: LinuxGuest) -> None:
+        """What shared_info alone says of the list of a guest whose names are not known."""
+        if guest.has("p2m_top") or guest.has("p2m_identity"):
+            return
+        from gdb_p2m.structures.inferred import infer
+
+        infer(guest, lambda: self._start_infos)
+        if guest.inferred:
+            self.notices.append(
+                f"no kernel names for the guest at root {guest.root.mfn:#x}: its P2M is inferred from shared_info "
+                "(`identify` says how)"
+            )
+
+    @cached_property
+    def _start_infos(self) -> list[FoundStartInfo]:
+        """Every start_info page of the machine, looked for once."""
+        from gdb_p2m.structures.start_info_scan import start_info_pages
+
+        return list(start_info_pages(self.source, self.progress))
 
     def _identify(self, guest: LinuxGuest) -> None:
         """Domain 0 is known by SIF_INITDOMAIN of its start_info; other ids are Xen's to tell."""
@@ -194,6 +301,8 @@ class Target:
         if number is None:
             require_p2m(guests[0])
             return guests[0]
+        if not any(g.id == number for g in guests):
+            guests = self.all_guests
         for guest in guests:
             if guest.id == number:
                 require_p2m(guest)
@@ -201,7 +310,7 @@ class Target:
         known = ", ".join("?" if g.id is None else str(g.id) for g in guests)
         raise NotFound(
             f"domain {number} is not known; domains found: {known}",
-            hint="`identify` shows what was found and how",
+            hint="`domains` shows what was found and how",
         )
 
     def _riscv_domain(self, number: int | None) -> RiscvDomain:

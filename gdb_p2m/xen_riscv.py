@@ -25,6 +25,7 @@ from gdb_p2m.spaces.xen_image import (
 from gdb_p2m.symbols.discover import note_text
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.symbols.vmcoreinfo import VmcoreInfo
+from gdb_p2m.symbols.xen_code import facts_from_code, xen_code
 from gdb_p2m.symbols.xen_facts import XenFacts
 from gdb_p2m.symbols.xen_file import XenFile, open_xen_file
 from gdb_p2m.units import MIB, PAGE_SHIFT, MachineAddress, Mfn, VirtualAddress
@@ -186,6 +187,8 @@ def open_xen(source: Source, xen_path: str | None = None, progress: Progress = n
         base = xen.space.direct.base if xen.space.direct else None
         shape, xen.shape_evidence = own_table_shape(source, image, table, base)
         xen.space.shape = shape
+    if facts.guessed:
+        facts.learn(facts_from_code(xen_code(image, xen.space), names))
     return xen
 
 

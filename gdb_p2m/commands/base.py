@@ -39,7 +39,18 @@ class Text:
     text: str
 
 
-Block = Table | Text
+@dataclass
+class Prose:
+    """Titled paragraphs for people, folded to the terminal's width.
+
+    items: (mark, text); a mark ("1.", "-") hangs in the margin.
+    """
+
+    title: str
+    items: Sequence[tuple[str, str]]
+
+
+Block = Table | Text | Prose
 
 
 @dataclass

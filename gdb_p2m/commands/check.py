@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from gdb_p2m.commands import all_domains
 from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import UsageError
 from gdb_p2m.rules.base import DomainContext, Result, Rule, RuleContext, run_rule
@@ -31,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="compare with what the documented algorithm builds: from the memory map in the dump (e820), or from a "
         "description (a file, docs/model.md)",
     )
+    all_domains.add_argument(parser)
 
 
 def chosen_rules(names: list[str]) -> list[Rule]:
@@ -49,7 +51,26 @@ def chosen_rules(names: list[str]) -> list[Rule]:
 
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
-    """Run rules and report findings first."""
+    """Run rules on the chosen domain or on all, and report findings first."""
+    if not all_domains.wanted(ctx, args):
+        return _run(ctx, args)
+    if args.remap_chain is not None or args.against is not None:
+        raise UsageError("--remap-chain and --against are about one domain", hint="choose it with --domain")
+    together = all_domains.run_all(ctx, lambda one: _run(one, args))
+    counts = [r.data["summary"] for _, r in together.reports]
+    total = {key: sum(c[key] for c in counts) for key in counts[0]} if counts else {}
+    report = Report(
+        {"schema": "gdb-p2m/check/1", "summary": total, **together.json()},
+        exit_code=1 if total.get("errors") else 0,
+        extra={"sarif": lambda: all_domains.sarif_of(together), "junit": lambda: all_domains.junit_of(together)},
+    )
+    report.blocks.extend(together.blocks())
+    words = f"{total['errors']} errors, {total['warnings']} warnings, {total['notes']} notes"
+    report.text(f"=== {len(counts)} domains checked, {len(together.failed)} could not be read: {words}")
+    return report
+
+
+def _run(ctx: Context, args: argparse.Namespace) -> Report:
     rules = chosen_rules(args.rules)
     if args.against is not None:
         rules = [r for r in CATALOGUE if r in rules or r in PRE_RULES]

@@ -54,7 +54,9 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     with ctx.target.timing.stage("open the other dump"):
         other = _open(ctx, args)
     try:
-        domain = ctx.domain_number if args.other_domain is None else args.other_domain
+        domain = args.other_domain
+        if domain is None and other.source.info.core_table is None:
+            domain = ctx.domain_number  # a core of one domain has no other, and does not say its id
         second = Context(other, domain, ctx.progress)
         mine, theirs = _decoded(ctx, args.view), _decoded(second, args.view, args.other)
         ctx.target.notices.extend(n for n in other.notices if n not in ctx.target.notices)

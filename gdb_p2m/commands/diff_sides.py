@@ -112,7 +112,7 @@ def doubts(a: Side, b: Side) -> list[str]:
         found.append(f"two boots, not two moments of one: boot id {a.boot_id} and {b.boot_id}")
     if (a.domain == 0) != (b.domain == 0):
         found.append(f"different guests: domain {_id(a)} and domain {_id(b)}; dom0 keeps its id")
-    elif a.domain != b.domain:
+    elif None not in (a.domain, b.domain) and a.domain != b.domain:
         found.append(f"domain {_id(a)} became domain {_id(b)}, as xl restore does, or these are two guests")
     if a.nr_pages is not None and b.nr_pages is not None and a.nr_pages != b.nr_pages:
         found.append(f"start_info.nr_pages {a.nr_pages:,} became {b.nr_pages:,}: booted or restored with another size")

@@ -7,10 +7,8 @@ from typing import Any
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa, no_arguments
 from gdb_p2m.errors import P2mError
-from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.xen_riscv import INVALID_GFN
 from gdb_p2m.mapping import Kind
-from gdb_p2m.structures.xen_pages import shared_info, start_info
 from gdb_p2m.units import PAGE_SHIFT
 from gdb_p2m.views.registry import Views
 from gdb_p2m.xen_riscv import RiscvDomain
@@ -18,19 +16,21 @@ from gdb_p2m.xen_riscv import RiscvDomain
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """One row per domain; what is wrong with the list itself comes after."""
-    entries: list[dict[str, Any]] = []
+    report = Report({"schema": "gdb-p2m/domains/1", "domains": []})
+    if not ctx.target.is_riscv:
+        from gdb_p2m.commands.domains_x86 import add_domains
+
+        add_domains(report, ctx)
+        return report
     rows: list[list[Cell]] = []
-    for domain in ctx.target.domains:
-        entry = _riscv(ctx, domain) if isinstance(domain, RiscvDomain) else _pv(domain)
-        entries.append(entry)
-        roots = entry["roots"]
-        words = ", ".join(f"{name} {hexa(r['mfn'])}" for name, r in roots.items() if isinstance(r, dict))
+    for domain in ctx.target.domain_list.domains:
+        entry = _riscv(ctx, domain)
+        report.data["domains"].append(entry)
+        words = ", ".join(f"{name} {hexa(r['mfn'])}" for name, r in entry["roots"].items() if isinstance(r, dict))
         pages: Cell = entry["pages"] if entry["pages"] is not None else entry["pages_error"]
-        rows.append(["?" if domain.id is None else str(domain.id), domain.kind, pages, words, entry["evidence"]])
-    report = Report({"schema": "gdb-p2m/domains/1", "domains": entries})
+        rows.append([str(domain.id), domain.kind, pages, words, entry["evidence"]])
     report.table(["id", "kind", "pages", "roots (machine frame)", "how known"], rows, align="rlrll")
-    if ctx.target.is_riscv:
-        _list_problems(ctx, report)
+    _list_problems(ctx, report)
     return report
 
 
@@ -79,41 +79,15 @@ def _riscv(ctx: Context, d: RiscvDomain) -> dict[str, Any]:
     return entry
 
 
-def _pv(guest: LinuxGuest) -> dict[str, Any]:
-    """pages: nr_pages of start_info, what the domain was built with."""
-    roots: dict[str, Any] = {
-        "page_table": {
-            "mfn": guest.root.mfn,
-            "address": guest.root.mfn << PAGE_SHIFT,
-            "evidence": guest.root.evidence,
-        }
-    }
-    entry: dict[str, Any] = {
-        "id": guest.id,
-        "kind": guest.kind,
-        "pages": None,
-        "roots": roots,
-        "evidence": guest.id_evidence,
-    }
-    try:
-        entry["pages"] = start_info(guest).number("nr_pages")
-    except P2mError as e:
-        entry["pages_error"] = e.message
-    try:
-        mfn = shared_info(guest).number("pfn_to_mfn_frame_list_list")
-    except P2mError:
-        return entry
-    if mfn not in (0, guest.width.invalid):
-        roots["frame_list_list"] = {"mfn": mfn, "address": mfn << PAGE_SHIFT, "evidence": "shared_info.arch"}
-    return entry
-
-
 VERB = Verb(
     "domains",
-    "every domain that this memory shows: id, kind, pages, roots",
-    "On RISC-V Xen's domain_list is followed: id, root of the G-stage with its mode and the value of hgatp. On x86 the "
-    "PV guests that were found: page-table root and frame list list. Pages: of start_info, or on RISC-V "
-    "tot_pages (without its offset: the frames that the P2M maps as ram_rw).",
+    "every domain that this memory shows: id, kind, state, pages, roots",
+    "On x86 Xen's frame table and its struct domains are read through any PV guest's page table: ids, pages, whether a "
+    "domain is paused or dying, and the roots of each PV guest. Xen's symbols come from --xen, from VMCOREINFO_XEN or from "
+    "Xen's own memory; offsets that none of them names are found on the spot, and all of it says how it is known. Without "
+    "Xen's own view: the PV page tables and start_info pages that a scan finds, and what they cannot tell. On RISC-V Xen's "
+    "domain_list is followed: id, root of the G-stage with its mode and the value of hgatp; pages: tot_pages, or the frames "
+    "that the P2M maps as ram_rw.",
     "",
     no_arguments,
     run,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from gdb_p2m.commands.base import Context
+from gdb_p2m.commands.excerpt_code import record_code
 from gdb_p2m.errors import P2mError
+from gdb_p2m.layout.code import XEN_RISCV_CODE
 from gdb_p2m.layout.xen_riscv import SYMBOLS, TYPES
 from gdb_p2m.mapping import Run
 from gdb_p2m.rules.base import run_rules
@@ -11,6 +13,7 @@ from gdb_p2m.rules.catalogue import CATALOGUE
 from gdb_p2m.rules.gst_context import GstContext
 from gdb_p2m.sources.recording import RecordingSource
 from gdb_p2m.spaces.xen_image import own_table_shape
+from gdb_p2m.symbols.xen_code import xen_code
 from gdb_p2m.target import Target
 from gdb_p2m.views.frame_uses import FrameUses
 from gdb_p2m.views.gstage import GstageView
@@ -38,7 +41,9 @@ def record_xen(ctx: Context, recording: RecordingSource) -> str:
         for run in _some_runs(view):
             if run.frame is not None:
                 _page_info(uses, run.frame)
-    return note_text(xen)
+    noted = {n.name for n in SYMBOLS if xen.has(n.name)}
+    lines = record_code(xen_code(xen.image, xen.space), xen.names, XEN_RISCV_CODE, noted)
+    return note_text(xen) + "".join(f"{line}\n" for line in lines)
 
 
 def _touch_image(xen: XenRiscv) -> None:

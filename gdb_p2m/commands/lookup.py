@@ -10,6 +10,7 @@ from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import P2mError
 from gdb_p2m.units import parse_number
 from gdb_p2m.views.base import View
+from gdb_p2m.views.machine_frames import MachineFrames
 from gdb_p2m.xen_riscv import RiscvDomain
 
 
@@ -45,8 +46,10 @@ def _reverse(ctx: Context, args: argparse.Namespace) -> Report:
     if isinstance(ctx.domain, RiscvDomain):
         return _reverse_riscv(ctx, args, view)
     mapping = view.mapping()
+    frames = MachineFrames(ctx.target, ctx.views, ctx.progress)
     answers: list[dict[str, Any]] = []
     rows: list[list[Cell]] = []
+    unknown: set[str] = set()
     for mfn in (parse_number(t) for t in args.numbers):
         found = [r for r in mapping.reverse(mfn)]
         try:
@@ -54,13 +57,29 @@ def _reverse(ctx: Context, args: argparse.Namespace) -> Report:
         except P2mError as e:
             m2p = f"no entry: {e.message}"
         hits = [{"pfn": r.start, "kind": r.kind.word} for r in found]
-        answers.append({"mfn": mfn, "pfns": hits, "m2p": m2p})
-        rows.extend([f"{mfn:#x}", f"{r.start:#x}", r.kind.word, m2p] for r in found)
+        owner, text = _owner(frames, mfn, unknown)
+        answers.append({"mfn": mfn, "pfns": hits, "m2p": m2p, "owner": owner})
+        rows.extend([f"{mfn:#x}", f"{r.start:#x}", r.kind.word, m2p, text] for r in found)
         if not found:
-            rows.append([f"{mfn:#x}", "-", "in no entry of this P2M", m2p])
+            rows.append([f"{mfn:#x}", "-", "in no entry of this P2M", m2p, text])
     report = Report({"schema": "gdb-p2m/lookup/1", "view": view.name, "domain": ctx.guest.id, "answers": answers})
-    report.table(["MFN", "PFN", "kind", "M2P says"], rows)
+    report.table(["MFN", "PFN", "kind", "M2P says", "owner"], rows)
+    for reason in sorted(unknown):
+        report.text(f"Owner not known: {reason}")
     return report
+
+
+def _owner(frames: MachineFrames, mfn: int, unknown: set[str]) -> tuple[dict[str, Any], str]:
+    """Who owns a frame of the machine, by Xen's frame table; the reasons why that is not known go to `unknown`."""
+    try:
+        owner = frames.owner(mfn)
+    except P2mError as e:
+        unknown.add(e.message)
+        return {"domain": None, "name": "not known", "reason": e.message}, "not known"
+    data: dict[str, Any] = {"domain": owner.domain, "name": owner.name, "pfn": owner.pfn, "confirmed": owner.confirmed}
+    if owner.reason:
+        data["reason"] = owner.reason
+    return data, owner.text
 
 
 def _reverse_riscv(ctx: Context, args: argparse.Namespace, view: View) -> Report:
@@ -87,7 +106,8 @@ VERB = Verb(
     "frame number -> kind, machine frame, and where the answer was read",
     "Answers from the chosen view: mfn, foreign, identity, missing, or unreadable/corrupt with the reason; for a "
     "RISC-V domain N is a GFN and the answer is ram_rw, mmio_direct_io, map_foreign_rw, map_foreign_ro or invalid. "
-    "With --mfn it searches the P2M for machine frames and shows Xen's M2P entry beside (x86).",
+    "With --mfn it searches the P2M for machine frames and shows Xen's M2P entry beside (x86), and the domain that owns the "
+    "frame, whichever it is, with its PFN there.",
     "0x100 0xfee00",
     configure,
     run,

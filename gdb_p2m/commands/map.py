@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gdb_p2m.commands import all_domains
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
 from gdb_p2m.errors import UsageError
 from gdb_p2m.mapping import KIND_BY_WORD, LINUX_KINDS, RISCV_KINDS, Kind, Mapping, Run
@@ -32,10 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="text only: join neighbouring runs of one kind, whatever their frames (an overview)",
     )
+    all_domains.add_argument(parser)
 
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
-    """Runs of the chosen view."""
+    """Runs of the chosen view, of the chosen domain or of all."""
+    if not all_domains.wanted(ctx, args):
+        return _run(ctx, args)
+    together = all_domains.run_all(ctx, lambda one: _run(one, args))
+    report = Report({"schema": "gdb-p2m/map/1", **together.json()}, extra={"csv": lambda: all_domains.csv_of(together)})
+    report.blocks.extend(together.blocks())
+    return report
+
+
+def _run(ctx: Context, args: argparse.Namespace) -> Report:
     view = ctx.views.get(args.view)
     start, end = (0, view.limit) if args.range is None else parse_range(args.range)
     end = view.limit if end == -1 else end

@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
-from gdb_p2m.errors import P2mError, UsageError
+from gdb_p2m.errors import NotUnderstood, P2mError, UsageError
 from gdb_p2m.units import human_size
 
 if TYPE_CHECKING:
     from gdb_p2m.model.description import Stage
+    from gdb_p2m.model.machine import Break
 
 STAGES = ("initial", "planned", "final")
 
@@ -38,18 +39,14 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
 
 
 def _build(args: argparse.Namespace) -> Report:
-    from gdb_p2m.model.build import build
-    from gdb_p2m.model.description import parse
+    from gdb_p2m.model.riscv import is_riscv
 
-    description = parse(description_text(args.description), args.description)
-    fault = _fault_id(args.fault)
-    machine = build(description, fault, args.stage or _stage_of(fault))
+    text = description_text(args.description)
     try:
-        machine.write_elf(args.output)
+        name, broken = (_riscv if is_riscv(text) else _linux)(text, args)
     except OSError as e:
         raise P2mError(f"{args.output}: cannot be written: {e.strerror}") from None
     size = os.stat(args.output)
-    broken = machine.broken
     data: dict[str, Any] = {
         "schema": "gdb-p2m/model/1",
         "description": args.description,
@@ -60,12 +57,48 @@ def _build(args: argparse.Namespace) -> Report:
     }
     report = Report(data, made_output=True)
     report.text(
-        f"{args.output}: {description.name}, {human_size(size.st_size)} ({human_size(size.st_blocks * 512)} on disk)"
+        f"{args.output}: {name}, {human_size(size.st_size)} ({human_size(size.st_blocks * 512)} on disk)"
     )
     if broken is not None:
         where = "".join(f", {k} {hexa(v)}" for k, v in (("PFN", broken.pfn), ("address", broken.address)) if v is not None)
         report.text(f"Fault {broken.fault}: {broken.what}{where}. Rule {broken.rule} should find it.")
     return report
+
+
+def _linux(text: str, args: argparse.Namespace) -> tuple[str, Break | None]:
+    """Build and write an x86 PV guest; (its name, what was broken)."""
+    from gdb_p2m.model.build import build
+    from gdb_p2m.model.description import parse
+
+    description = parse(text, args.description)
+    fault = _fault_id(args.fault)
+    machine = build(description, fault, args.stage or _stage_of(fault))
+    machine.write_elf(args.output)
+    return description.name, machine.broken
+
+
+def _riscv(text: str, args: argparse.Namespace) -> tuple[str, Break | None]:
+    """Build and write a machine with Xen on RISC-V; (its name, what was broken)."""
+    from gdb_p2m.model.machine import Break
+    from gdb_p2m.model.riscv import parse_riscv
+    from gdb_p2m.model.riscv_faults import break_riscv, riscv_fault
+    from gdb_p2m.model.riscv_xen import build_riscv
+
+    if args.stage:
+        raise UsageError("--stage is about the boot of a PV kernel; this describes Xen on RISC-V")
+    description = parse_riscv(text, args.description)
+    fault = None if args.fault is None else riscv_fault(args.fault)
+    try:
+        xen = build_riscv(description)
+    except ValueError as e:
+        raise NotUnderstood(f"{args.description}: {e}") from None
+    broken = None
+    if fault is not None:
+        if not xen.domains:
+            raise UsageError(f"fault {fault.id} needs a domain; {args.description} has none")
+        broken = Break(fault.id, fault.rule, break_riscv(xen, fault), None, None)
+    xen.write_elf(args.output)
+    return description.name, broken
 
 
 def description_text(path: str) -> str:
@@ -99,9 +132,12 @@ def _stage_of(fault: str | None) -> Stage | None:
 
 def _list_faults() -> Report:
     from gdb_p2m.model.faults import FAULTS
+    from gdb_p2m.model.riscv_faults import RISCV_FAULTS
 
-    rows: list[list[Cell]] = [[f.id, f.rule, f.title, f.example] for f in FAULTS]
-    faults = [{"id": f.id, "rule": f.rule, "title": f.title, "example": f.example} for f in FAULTS]
+    listed = [(f.id, f.rule, f.title, f.example) for f in FAULTS]
+    listed += [(f.id, f.rule, f.title, f.example) for f in RISCV_FAULTS]
+    rows: list[list[Cell]] = [list(f) for f in listed]
+    faults = [dict(zip(("id", "rule", "title", "example"), f, strict=True)) for f in listed]
     report = Report({"schema": "gdb-p2m/model-faults/1", "faults": faults}, made_output=True)
     report.table(["fault", "rule", "what it breaks", "try it with fixtures/models/"], rows)
     return report
@@ -110,7 +146,7 @@ def _list_faults() -> Report:
 VERB = Verb(
     "model",
     "build a guest from a description, healthy or broken, as a dump",
-    "The model does what the documents say the kernel does, and writes the resulting machine as an ELF core that all "
+    "The model does what the documents say the kernel does (or Xen on RISC-V), and writes the resulting machine as an ELF core that all "
     "other verbs read. With --fault it breaks one thing, for a rule to find.",
     "fixtures/models/documentation-example.model -o guest.core",
     configure,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
-from gdb_p2m.errors import NotSupported, P2mError
+from gdb_p2m.errors import P2mError
 from gdb_p2m.layout.xen_riscv import PGC_ALLOCATED, PGC_STATE_FREE, PGC_STATE_MASK, PGC_XEN_HEAP
 from gdb_p2m.structures.page_info import PageInfo
 from gdb_p2m.units import parse_number
@@ -22,14 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
     """One block per frame."""
-    if not ctx.target.is_riscv:
-        raise NotSupported(
-            "page-info reads the frame table of Xen on RISC-V; this is memory of an x86 machine",
-            hint="on x86, `m2p` shows what Xen knows of a frame",
-        )
     mfns = [parse_number(t) for t in args.mfns]
-    uses, unseen = _uses(ctx)
     report = Report({"schema": "gdb-p2m/page-info/1", "frames": []})
+    if not ctx.target.is_riscv:
+        from gdb_p2m.commands.page_info_x86 import add_frames
+
+        add_frames(report, ctx, mfns)
+        return report
+    uses, unseen = _uses(ctx)
     for mfn in mfns:
         report.data["frames"].append(_frame(report, uses, mfn))
     report.data["unseen"] = [{"domain": d, "reason": why} for d, why in unseen]
@@ -123,10 +123,12 @@ def _table_rows(text: str, t: dict[str, Any]) -> list[list[Cell]]:
 
 VERB = Verb(
     "page-info",
-    "struct page_info of machine frames, and what each is in use as (RISC-V)",
-    "Shows the raw record in Xen's frame table and what the frame is: page of a root, table of a level, metadata page of a "
-    "table, memory of a domain, free, or Xen's own; for a table its metadata page and how many slots are live; and every "
-    "GFN that maps the frame.",
+    "struct page_info of machine frames, who owns each, and what it is in use as",
+    "Shows the raw record in Xen's frame table, decoded. On x86: count_info and type_info with their flags, the domain that "
+    "owns the frame, its PFN by the M2P and whether that domain's P2M agrees, and every entry of every guest's P2M that leads "
+    "to the frame, so that foreign maps and grants show from both sides. On RISC-V: page of a root, table of a level, metadata "
+    "page of a table, memory of a domain, free, or Xen's own; for a table its metadata page and how many slots are live; and "
+    "every GFN that maps the frame.",
     "0x9fef4",
     configure,
     run,

@@ -27,8 +27,14 @@ _WHERE = {
     "page-info": "page_info",
     "check": "check",
     "rules": "rules",
+    "compare": "compare",
     "diff": "diff",
+    "explain": "explain",
+    "disasm": "disasm",
+    "draw": "draw",
+    "report": "report",
     "excerpt": "excerpt",
+    "export": "export",
     "model": "model",
 }
 """Name -> module of gdb_p2m.commands, and the Verb in it where it is not called VERB."""

@@ -32,6 +32,13 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     entries: list[dict[str, Any]] = []
     for name in wanted:
         symbol = guest.names.symbol(name.name)
+        if symbol is None and name.name in guest.inferred:
+            found = guest.inferred[name.name]
+            shown = "-" if found.value is None else f"{found.value:#x}"
+            rows.append([name.name, "-", shown, f"inferred: {found.evidence}"])
+            source = f"inferred: {found.evidence}"
+            entries.append({"name": name.name, "address": None, "value": found.value, "source": source})
+            continue
         if symbol is None:
             rows.append([name.name, "-", "-", f"absent: {name.absence}"])
             entries.append({"name": name.name, "address": None, "source": None, "absence": name.absence})

@@ -247,6 +247,7 @@ def overview() -> str:
     """`p2m` alone: the verbs, in their order."""
     rows = [(v.name, v.summary) for v in all_verbs()]
     rows += [("boot MOMENT", "live: stop a booting kernel where its P2M changes")]
+    rows += [("watch PFN", "live: stop the machine when the entry of a PFN changes")]
     rows += [("open DUMP", "read a dump instead of GDB's target"), ("close", "read GDB's target again")]
     width = max(len(name) for name, _ in rows) + 2
     listed = "\n".join(f"  {name:<{width}}{summary}" for name, summary in rows)

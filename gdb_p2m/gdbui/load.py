@@ -12,8 +12,11 @@ from gdb_p2m.gdbui.boot import BootCommand
 from gdb_p2m.gdbui.commands import CloseCommand, OpenCommand, P2mCommand, VerbCommand
 from gdb_p2m.gdbui.functions import FUNCTIONS
 from gdb_p2m.gdbui.live import RUNNING_EVENTS, live_source, live_state
+from gdb_p2m.gdbui.output import is_interactive
+from gdb_p2m.gdbui.printers import register as register_printers
 from gdb_p2m.gdbui.session import Machine, Session
 from gdb_p2m.gdbui.settings import Settings
+from gdb_p2m.gdbui.watch import WatchCommand
 
 
 class Loaded:
@@ -31,6 +34,11 @@ class Loaded:
         OpenCommand(self.session, self.settings)
         CloseCommand(self.session)
         BootCommand(self.session, self.settings)
+        self.watch = WatchCommand(self.session, self.settings)
+        register_printers()
+        if not is_interactive():
+            # Nobody would press the key that the pager waits for.
+            gdb.execute("set pagination off", to_string=True)
         for name, function in FUNCTIONS.items():
             function(name, self.session, self.settings)
 
@@ -46,6 +54,7 @@ class Loaded:
             getattr(gdb.events, name).disconnect(self._drop)
         opened = self.session.opened
         # A plain tuple: the class of a named one is forgotten with its module.
+        self.watch.unload()
         state = {"opened": None if opened is None else tuple(opened), "settings": self.settings.values()}
         self.session.close()
         return state

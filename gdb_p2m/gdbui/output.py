@@ -9,6 +9,9 @@ from typing import TextIO, cast
 import gdb
 from gdb_p2m.progress import Progress, no_progress
 
+UNLIMITED = 1 << 16
+"""Columns where there is no terminal: prose has a limit of its own."""
+
 
 class GdbStream(io.TextIOBase):
     """Writes where GDB writes: its paging, logging and redirection apply."""
@@ -26,6 +29,12 @@ class GdbStream(io.TextIOBase):
     def flush(self) -> None:
         """Let GDB flush."""
         gdb.flush(self._stream)
+
+    @property
+    def columns(self) -> int:
+        """GDB's own width for a person; else what the shell takes for pipes (readline sets COLUMNS to 80 here)."""
+        width = gdb.parameter("width") if is_interactive() else None
+        return int(width) if width else UNLIMITED
 
     def isatty(self) -> bool:
         """Whether a person is watching."""

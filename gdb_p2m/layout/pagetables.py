@@ -74,7 +74,7 @@ SV39 = PageTableShape(
 SV48 = PageTableShape("Sv48", (Level("L3", 39, 9, True), *SV39.levels), "riscv", True)
 SV57 = PageTableShape("Sv57", (Level("L4", 48, 9, True), *SV48.levels), "riscv", True)
 
-# G-stage: Xen maps with 4 KiB, 2 MiB and 1 GiB only (P2M_SUPPORTED_LEVEL_MAPPING = 2, seed 5),
+# G-stage: Xen maps with 4 KiB, 2 MiB and 1 GiB only (P2M_SUPPORTED_LEVEL_MAPPING = 2, "introduce metadata table to store P2M type"),
 # so the roots of Sv48x4 and Sv57x4 hold tables only.
 SV39X4 = PageTableShape(
     "Sv39x4", (Level("L2", 30, 11, True), Level("L1", 21, 9, True), Level("L0", 12, 9, True)), "riscv", False

@@ -19,7 +19,7 @@ class EntryWidth:
     """The P2M's entry format of one word size (asm/xen/page.h: FOREIGN_FRAME_BIT, IDENTITY_FRAME_BIT).
 
     bits: 64 (x86-64) or 32 (i386 PAE). per_page: P2M_PER_PAGE = P2M_MID_PER_PAGE = P2M_TOP_PER_PAGE.
-    pmds_per_mid_page: PMDS_PER_MID_PAGE = P2M_MID_PER_PAGE / PTRS_PER_PTE (seed 2, 3.19).
+    pmds_per_mid_page: PMDS_PER_MID_PAGE = P2M_MID_PER_PAGE / PTRS_PER_PTE (Linux 3.19).
     """
 
     bits: Literal[32, 64]
@@ -79,7 +79,7 @@ KERNEL_IMAGE_LIMIT = 0x4000_0000
 MACH2PHYS_VIRT_START_PAE = 0xF580_0000
 """Default of the compat M2P for 32-bit PV guests; the real one is in machine_to_phys_mapping."""
 INIT_P2M_VA_64 = 0x80_0000_0000
-"""XEN_ELFNOTE_INIT_P2M of x86-64 kernels from seed 4 on: the initial list's own top-level slot."""
+"""XEN_ELFNOTE_INIT_P2M of x86-64 kernels from "xen: eliminate scalability issues from initial mapping setup" on: the initial list's own top-level slot."""
 
 INVALID_M2P_ENTRY = (1 << 64) - 1
 SHARED_M2P_ENTRY = (1 << 64) - 2
@@ -102,7 +102,7 @@ SIF_FLAGS = (
 )
 
 REMAP_HEADER_WORDS = 3
-"""Words before mfns[] in the remap record (seed 3): next_area_mfn, target_pfn, size."""
+"""Words before mfns[] in the remap record ("xen: Delay remapping memory of pv-domain"): next_area_mfn, target_pfn, size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ START_INFO_64 = StructLayout(
         Field("first_p2m_pfn", 1152, "u64", "PFN", "first frame of the initial list outside the mapping"),
         Field("nr_p2m_frames", 1160, "u64", "frames", "frames of that list and of the tables that map it"),
     ),
-    "xen/include/public/xen.h, struct start_info; first_p2m_pfn since Xen 3.3 (commit of seed 4: Linux use)",
+    "xen/include/public/xen.h, struct start_info; first_p2m_pfn since Xen 3.3 (used by Linux 4.0 on)",
 )
 START_INFO_32 = StructLayout(
     "start_info",

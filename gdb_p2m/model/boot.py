@@ -133,8 +133,8 @@ def _moves(d: Description, source: int, count: int, target: int) -> Iterator[Mov
 def _block_moves(source: int, count: int, target: int, per: int) -> Iterator[Move]:
     """3.16 to 3.18: whole leaves first, then what is left at both ends, in step.
 
-    From xen_do_set_identity_and_remap_chunk() as seed 3 removes it: source and target are aligned each
-    for itself, so the pages at the ends need not keep their distance.
+    From xen_do_set_identity_and_remap_chunk() as "xen: Delay remapping memory of pv-domain" removes it: source and
+    target are aligned each for itself, so the pages at the ends need not keep their distance.
     """
     source_aligned, target_aligned = -(-source // per) * per, -(-target // per) * per
     source_end, target_end = (source + count) // per * per, (target + count) // per * per

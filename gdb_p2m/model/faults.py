@@ -17,20 +17,18 @@ FAULTS: tuple[Fault, ...] = (
     *TREE_FAULTS,
     *LINEAR_FAULTS,
     *LIST_FAULTS,
-    *M2P_FAULTS,
+    *M2P_FAULTS[:2],
+    *HYPERVISOR_FAULTS,
+    *M2P_FAULTS[2:],
     *START_FAULTS,
     *REMAP_FAULTS,
     *DUMP_FAULTS,
 )
 
-# Faults of records that only the hypervisor keeps, for guests described with `frame_table yes`. They join
-# FAULTS when a rule looks at those records (M2P-002).
-HYPERVISOR_ONLY: tuple[Fault, ...] = HYPERVISOR_FAULTS
-
 
 def fault_by_id(name: str) -> Fault:
     """The fault called `name`. Raises UsageError that lists the faults."""
-    for fault in (*FAULTS, *HYPERVISOR_ONLY):
+    for fault in FAULTS:
         if fault.id == name:
             return fault
     raise UsageError(f"no fault is called {name!r}", hint=f"faults: {', '.join(f.id for f in FAULTS)}")
@@ -49,4 +47,4 @@ def break_machine(machine: Machine, fault: Fault | str) -> None:
     raise UsageError(f"fault {chosen.id} cannot be built into {machine.description.name}: {reason}")
 
 
-__all__ = ["FAULTS", "HYPERVISOR_ONLY", "CannotApply", "Fault", "Where", "break_machine", "fault_by_id"]
+__all__ = ["FAULTS", "CannotApply", "Fault", "Where", "break_machine", "fault_by_id"]

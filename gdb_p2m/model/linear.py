@@ -1,4 +1,4 @@
-"""The linear list as xen_vmalloc_p2m_tree() and xen_rebuild_p2m_list() make it (seed 2).
+"""The linear list as xen_vmalloc_p2m_tree() and xen_rebuild_p2m_list() make it (Linux 3.19 on).
 
 The builder's list is looked at mid page by mid page: areas that are wholly missing or identity share a page
 table, single pages share a page, everything else is copied. Then extra memory is invalidated, which makes

@@ -61,7 +61,7 @@ def _table_counts(pages: int) -> list[int]:
 def build_initial_list(d: Description, plan: BootPlan, p2m: PieceMap, kernel: Kernel, placed: Placement) -> P2mShape:
     """The builder's list, just taken over by xen_build_dynamic_phys_to_machine() of the linear era.
 
-    Outside the initial mapping (seed 4) it has a top-level slot of its own, and the direct map holds its frames
+    Outside the initial mapping ("xen: eliminate scalability issues from initial mapping setup") it has a top-level slot of its own, and the direct map holds its frames
     and the tables that map it read-only.
     """
     pages = np.arange(len(placed.p2m_list), dtype=np.int64)

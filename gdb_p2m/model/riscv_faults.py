@@ -35,7 +35,8 @@ class CannotApply(Exception):
 class RiscvFault:
     """One way to break a healthy machine. rule: the one that guards it; also: others that see it too.
 
-    unusable: the P2M cannot be decoded at all afterwards, only the rule can say why.
+    unusable: the P2M cannot be decoded at all afterwards, only the rule can say why. example: a model in
+    fixtures/models that it can be built into.
     """
 
     id: str
@@ -44,6 +45,7 @@ class RiscvFault:
     apply: Apply
     also: tuple[str, ...] = ()
     unusable: bool = False
+    example: str = "riscv-two-domains"
 
 
 def _leaf(m: RiscvDomainModel, kinds: tuple[str, ...], level: int | None = None) -> tuple[Table, int]:
@@ -301,7 +303,7 @@ RISCV_FAULTS = (
     RiscvFault("reserved-bits", "GST-002", "a reserved bit is set in a leaf", _reserved_bits),
     RiscvFault("pointer-last-level", "GST-002", "a pointer in the last level", _pointer_in_last_level),
     RiscvFault("superpage-misaligned", "GST-003", "a superpage's low PPN bits are set", _misaligned),
-    RiscvFault("leaf-too-high", "GST-003", "a leaf above level 2", _leaf_too_high),
+    RiscvFault("leaf-too-high", "GST-003", "a leaf above level 2", _leaf_too_high, example="riscv-sv48x4"),
     RiscvFault("type-cleared", "GST-004", "the slot of a live entry is p2m_invalid", _slot_cleared),
     RiscvFault("type-unknown", "GST-004", "the slot of a live entry holds no type", _slot_unknown),
     RiscvFault("metadata-null", "GST-004", "external leaves without a metadata page", _no_metadata),

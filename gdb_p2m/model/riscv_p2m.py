@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from gdb_p2m.layout import pagetables as pt
 from gdb_p2m.layout.xen_riscv import (
     DECLARED_TYPES,
@@ -23,6 +26,8 @@ from gdb_p2m.model.memory import Memory
 from gdb_p2m.units import PAGE_SHIFT
 
 EXTERNAL = DECLARED_TYPES["p2m_ext_storage"]
+BULK_TABLES = 64
+"""Leaf tables from which on a mapping of 4 KiB pages is kept as a formula."""
 
 
 class Pages(Protocol):
@@ -69,7 +74,10 @@ class Leaf:
 
 @dataclass(eq=False)
 class P2m:
-    """One P2M under construction. leaves: the truth, by first GFN. pages: frames on p2m->pages, newest first."""
+    """One P2M under construction. leaves: the truth, by first GFN. pages: frames on p2m->pages, newest first.
+
+    bulk: what _map_bulk() has mapped, as runs of the truth; entries inside cannot be changed afterwards.
+    """
 
     memory: Memory
     frames: Pages
@@ -79,6 +87,7 @@ class P2m:
     roots: list[Table] = field(default_factory=list)
     leaves: dict[int, Leaf] = field(default_factory=dict)
     pages: list[int] = field(default_factory=list)
+    bulk: list[tuple[int, int, str, int, int]] = field(default_factory=list)
     lowest: int = (1 << 64) - 1
     highest: int = 0
 
@@ -99,6 +108,12 @@ class P2m:
 
     def map(self, gfn: int, count: int, mfn: int, kind: str, largest: int = MAX_LEAF_LEVEL) -> None:
         """p2m_set_range(): in the largest mappings that alignment, count and `largest` allow."""
+        if largest == 0 and gfn % PAGETABLE_ENTRIES == 0 and DECLARED_TYPES[kind] < EXTERNAL:
+            tables = count // PAGETABLE_ENTRIES
+            if tables >= BULK_TABLES and self._fresh(gfn, tables):
+                self._map_bulk(gfn, tables, mfn, kind)
+                done = tables * PAGETABLE_ENTRIES
+                gfn, mfn, count = gfn + done, mfn + done, count - done
         while count:
             level = min(largest, self.mode.root_level, MAX_LEAF_LEVEL)
             while level and ((gfn | mfn) & ((1 << 9 * level) - 1) or count < 1 << 9 * level):
@@ -106,6 +121,32 @@ class P2m:
             self.set_entry(gfn, level, mfn, kind)
             size = 1 << 9 * level
             gfn, mfn, count = gfn + size, mfn + size, count - size
+
+    def _fresh(self, gfn: int, tables: int) -> bool:
+        """Whether nothing is there yet."""
+        end = gfn + tables * PAGETABLE_ENTRIES
+        return not self.bulk and (self.highest < gfn or self.lowest >= end)
+
+    def _map_bulk(self, gfn: int, tables: int, mfn: int, kind: str) -> None:
+        """Whole leaf tables, whose entries are computed when they are read: a guest of 1 TiB has 2^28."""
+        first = self.frames.take(tables)
+        flags = np.uint64(self._leaf(0, kind, DECLARED_TYPES[kind]))
+        step = np.arange(PAGETABLE_ENTRIES, dtype=np.uint64)
+
+        def rows(a: int, b: int) -> npt.NDArray[np.uint8]:
+            at = np.arange(a, b, dtype=np.uint64)[:, None] * np.uint64(PAGETABLE_ENTRIES) + step + np.uint64(mfn)
+            return (at << np.uint64(pt.RISCV_PPN_SHIFT) | flags).view(np.uint8)
+
+        self.memory.add_block(np.arange(first, first + tables, dtype=np.int64), rows)
+        for i in range(tables):
+            at = gfn + i * PAGETABLE_ENTRIES
+            parent, slot = self._walk(at, 1, create=True)
+            parent.children[slot] = Table(first + i, 0, at)
+            self.put(parent, slot, first + i << pt.RISCV_PPN_SHIFT | pt.RISCV_V)
+        self.pages[:0] = range(first + tables - 1, first - 1, -1)
+        count = tables * PAGETABLE_ENTRIES
+        self.bulk.append((gfn, count, kind.removeprefix("p2m_"), mfn, 0))
+        self._reach(gfn, count)
 
     def unmap(self, gfn: int, count: int) -> None:
         """Clear entries. The largest step is what one entry covers."""
@@ -142,18 +183,31 @@ class P2m:
         return table, self._slot(table, gfn)
 
     def set_entry(self, gfn: int, level: int, mfn: int, kind: str) -> None:
-        """p2m_set_entry() for one mapping."""
+        """p2m_set_entry() for one mapping. Raises ValueError inside what was mapped in bulk."""
+        self._refuse_bulk(gfn, 1 << 9 * level)
         table, slot = self._walk(gfn, level, create=True)
         self._forget(gfn, level)
         self._free(table.children.pop(slot, None))
-        flags = pt.RISCV_V | TYPE_FLAGS[kind] | (pt.RISCV_A | pt.RISCV_D if self.svade else 0)
-        rsw = self._set_type(table, slot, kind)
-        self.put(table, slot, mfn << pt.RISCV_PPN_SHIFT | flags | rsw << pt.RISCV_RSW_SHIFT)
+        self.put(table, slot, self._leaf(mfn, kind, self._set_type(table, slot, kind)))
         self.leaves[gfn] = Leaf(gfn, 9 * level, mfn, kind)
+        self._reach(gfn, 1 << 9 * level)
+
+    def _leaf(self, mfn: int, kind: str, rsw: int) -> int:
+        """The raw entry of a leaf."""
+        flags = pt.RISCV_V | TYPE_FLAGS[kind] | (pt.RISCV_A | pt.RISCV_D if self.svade else 0)
+        return mfn << pt.RISCV_PPN_SHIFT | flags | rsw << pt.RISCV_RSW_SHIFT
+
+    def _reach(self, gfn: int, count: int) -> None:
+        """lowest_mapped_gfn and max_mapped_gfn after a mapping."""
         self.lowest = min(self.lowest, gfn)
-        self.highest = max(self.highest, gfn + (1 << 9 * level) - 1)
+        self.highest = max(self.highest, gfn + count - 1)
+
+    def _refuse_bulk(self, gfn: int, size: int) -> None:
+        if any(at < gfn + size and gfn < at + count for at, count, *_ in self.bulk):
+            raise ValueError(f"GFN {gfn:#x} lies in a large mapping of 4 KiB pages, which cannot be changed")
 
     def _clear(self, gfn: int, level: int) -> None:
+        self._refuse_bulk(gfn, 1 << 9 * level)
         table, slot = self._walk(gfn, level, create=False)
         if table.level != level:
             return
@@ -285,13 +339,12 @@ class P2m:
 def truth_runs(p2m: P2m) -> list[tuple[int, int, str, int, int]]:
     """(first GFN, count, kind, first MFN, order) of maximal runs: same type and order, consecutive frames."""
     runs: list[tuple[int, int, str, int, int]] = []
-    for gfn in sorted(p2m.leaves):
-        leaf = p2m.leaves[gfn]
-        size, kind = 1 << leaf.order, leaf.type.removeprefix("p2m_")
+    single = [(x.gfn, 1 << x.order, x.type.removeprefix("p2m_"), x.mfn, x.order) for x in p2m.leaves.values()]
+    for gfn, size, kind, first, order in sorted(single + p2m.bulk):
         if runs:
-            start, count, old, mfn, order = runs[-1]
-            if start + count == gfn and old == kind and mfn + count == leaf.mfn and order == leaf.order:
+            start, count, old, mfn, old_order = runs[-1]
+            if (start + count, old, mfn + count, old_order) == (gfn, kind, first, order):
                 runs[-1] = (start, count + size, old, mfn, order)
                 continue
-        runs.append((gfn, size, kind, leaf.mfn, leaf.order))
+        runs.append((gfn, size, kind, first, order))
     return runs

@@ -75,7 +75,7 @@ def fold_cr3(mfn: int, width: EntryWidth) -> int:
 def record_words(
     next_mfn: int, target: int, mfns: np.ndarray[tuple[int], np.dtype[np.int64]], width: EntryWidth
 ) -> bytes:
-    """One remap record: next_area_mfn, target_pfn, size, mfns[] (seed 3)."""
+    """One remap record: next_area_mfn, target_pfn, size, mfns[] ("xen: Delay remapping memory of pv-domain")."""
     dtype = "<u8" if width.bits == 64 else "<u4"
     head = np.array([next_mfn, target, len(mfns)], dtype=np.uint64)
     assert len(head) == REMAP_HEADER_WORDS

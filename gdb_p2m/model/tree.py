@@ -1,7 +1,7 @@
 """The three-level tree as xen_build_dynamic_phys_to_machine(), set_phys_range_identity() and alloc_p2m() make it.
 
-Seed 1 for 3.16 (early_split_p2m, p2m_mid_identity) and, in what it removes, for 2.6.39; real memory of 3.16.0
-and 3.18.20 for where the pages lie.
+Sources: "x86/xen: compactly store large identity ranges in the p2m" for 3.16 (early_split_p2m, p2m_mid_identity) and,
+in what it removes, for 2.6.39; real memory of 3.16.0 and 3.18.20 for where the pages lie.
 """
 
 from __future__ import annotations

@@ -19,16 +19,22 @@ from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
 
 XEN_DATA = DATA_RW & ~GUEST_KERNEL
 DOMAIN_SIZE = 4096
-NEXT_IN_LIST = 0x70
-"""Offset in this model's struct domain: VMCOREINFO_XEN publishes the real one."""
+SHARED_INFO, TOT_PAGES, NEXT_IN_LIST = 0x10, 0x58, 0x70
+"""Offsets in this model's struct domain: VMCOREINFO_XEN publishes the last, readers find the others themselves."""
+PGT_ROOT = layout.PGT_L4 << layout.PGT_TYPE_SHIFT | layout.PGT_PINNED | 1 << 58 | 1
+"""Type of a guest's root: pinned, validated, used once (seen)."""
 
 
 @dataclass
 class XenView:
-    """domains: frame of struct domain by domain id; symbols: Xen's variables; table: first frame of page_info."""
+    """domains: frame of struct domain by domain id; symbols: Xen's variables; table: first frame of page_info.
+
+    shared_info: frame of the page that Xen shares with each guest, by domain id.
+    """
 
     domains: dict[int, int]
     table: int
+    shared_info: dict[int, int] = field(default_factory=dict)
     symbols: dict[str, int] = field(default_factory=dict)
 
     def page_info(self, mfn: int) -> int:
@@ -55,6 +61,10 @@ def put_frame_table(xen: Xen, memory: Memory, kernel: Kernel, owned: Ownership) 
     if kernel.d.foreign:
         ids.append(kernel.d.domain + 1)
     view = XenView({i: xen.take(memory) for i in ids}, xen.table_first)
+    for number in ids:
+        if number < layout.DOMID_FIRST_RESERVED:
+            view.shared_info[number] = xen.shared_info if number == kernel.d.domain else xen.take(memory)
+    _put_members(xen, memory, kernel, owned, view)
     for number, mfn in view.domains.items():
         memory.write_word((mfn << PAGE_SHIFT) + layout.DOMAIN_ID, number, 2)
         va = layout.DIRECTMAP_VIRT + (mfn << PAGE_SHIFT)
@@ -66,11 +76,23 @@ def put_frame_table(xen: Xen, memory: Memory, kernel: Kernel, owned: Ownership) 
     return view
 
 
+def _put_members(xen: Xen, memory: Memory, kernel: Kernel, owned: Ownership, view: XenView) -> None:
+    """shared_info and tot_pages of every guest; its next_in_list is written with the list."""
+    mine = int(np.count_nonzero(owned.pfns(np.arange(xen.max_frame, dtype=np.int64)) >= 0))
+    for number, shared in view.shared_info.items():
+        domain = view.domains[number] << PAGE_SHIFT
+        total = mine if number == kernel.d.domain else sum(f.count for f in kernel.d.foreign)
+        memory.write_word(domain + SHARED_INFO, layout.DIRECTMAP_VIRT + (shared << PAGE_SHIFT))
+        memory.write_word(domain + TOT_PAGES, total, 4)
+
+
 def _put_table(xen: Xen, memory: Memory, kernel: Kernel, owned: Ownership, view: XenView) -> None:
     per = PAGE_SIZE // layout.PAGE_INFO_SIZE
     mine, own = view.domains[kernel.d.domain], layout.PGC_ALLOCATED | 2
     others = [(f.mfn, f.mfn + f.count, view.domains[kernel.d.domain + 1]) for f in kernel.d.foreign]
     others.append((xen.m2p_first, xen.m2p_first + xen.m2p_frames, view.domains[layout.DOMID_XEN]))
+    heap = sorted(view.shared_info.values())
+    others += [(mfn, mfn + 1, view.domains[number]) for number, mfn in view.shared_info.items()]
 
     def rows(first: int, last: int) -> Rows:
         mfns = np.arange(first * per, last * per, dtype=np.int64)
@@ -79,7 +101,9 @@ def _put_table(xen: Xen, memory: Memory, kernel: Kernel, owned: Ownership, view:
             owner[(mfns >= a) & (mfns < b)] = frame
         info = np.zeros((len(mfns), layout.PAGE_INFO_SIZE // 8), dtype="<u8")
         info[:, layout.PAGE_INFO_COUNT // 8] = np.where(owner, np.uint64(own), np.uint64(0))
+        info[np.isin(mfns, heap), layout.PAGE_INFO_COUNT // 8] |= np.uint64(layout.PGC_XEN_HEAP)
         info[:, layout.PAGE_INFO_TYPE // 8] = np.where(owner, np.uint64(layout.PGT_WRITABLE | 1), np.uint64(0))
+        info[mfns == kernel.tables.root, layout.PAGE_INFO_TYPE // 8] = np.uint64(PGT_ROOT)
         info[:, layout.PAGE_INFO_DOMAIN // 8] = owner
         return info.view(np.uint8).reshape(last - first, PAGE_SIZE)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gdb_p2m.mapping import Kind, Mapping
@@ -67,5 +69,28 @@ def _row(part: Mapping, stretch: tuple[int, int, Kind, int, int], base: int, by_
     runs = int(np.count_nonzero((part.start >= first) & (part.start <= last)))
     label = span_label(first - base, last - base) if by_slot else hex_span(first, last)
     detail = f"{kind.word}, {runs} runs" if runs > 1 else kind.word
-    return Row(label, entry_text(kind, low, high, runs), detail, kind, numbers=(first, last),
-               mfn=low if low >= 0 else None, slots=last - first + 1)
+    return Row(
+        label,
+        entry_text(kind, low, high, runs),
+        detail,
+        kind,
+        numbers=(first, last),
+        mfn=low if low >= 0 else None,
+        slots=last - first + 1,
+    )
+
+
+def first_and_last(rows: list[Row]) -> list[Row]:
+    """A stack of pages of one kind: its first entry and its last; without frames all entries are said to be alike."""
+    if len(rows) != 1 or rows[0].kind is None or rows[0].numbers is None:
+        return rows
+    row = rows[0]
+    a, b = rows[0].numbers
+    if not rows[0].kind.has_frame:
+        return [replace(row, label="all")]
+    low, high = row.text.replace(" … ", "..").removeprefix("FOREIGN|").split("..")
+    flag = "FOREIGN|" if row.kind is Kind.FOREIGN else ""
+    return [
+        replace(row, label="first", text=flag + low, detail=f"PFN {a:#x}", numbers=(a, a), slots=1),
+        replace(row, label="last", text=flag + high, detail=f"PFN {b:#x}", numbers=(b, b), slots=1, mfn=int(high, 16)),
+    ]

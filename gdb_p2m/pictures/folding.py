@@ -28,9 +28,7 @@ def stretches(codes: npt.NDArray[np.int64], first: int = 0) -> list[Stretch]:
     if not len(codes):
         return []
     edges = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1, [len(codes)])).tolist()
-    return [
-        Stretch(first + a, first + b - 1, int(codes[a])) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    return [Stretch(first + a, first + b - 1, int(codes[a])) for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def fold(count: int, keep: Collection[int]) -> list[range]:

@@ -149,6 +149,11 @@ def hex_span(first: int, last: int) -> str:
     return f"{first:#x}" if first == last else f"{first:#x}..{last:#x}"
 
 
+def from_slots(count: int) -> str:
+    """How many slots lead to a shared page."""
+    return f"from {count:,} slot" + ("" if count == 1 else "s")
+
+
 def _box_json(b: Box) -> dict[str, Any]:
     return {
         "id": b.id,

@@ -1,7 +1,7 @@
 """The picture of an x86 view: top page, middle pages, leaves; shared pages once, what is alike in stacks.
 
-Linux draws the tree so in the comment of arch/x86/xen/p2m.c (2.6.37 on; seed 1 added p2m_mid_identity); here the
-slots have the values of one machine, and the linear list and the frame list list are drawn in the same way.
+Linux draws the tree so in the comment of arch/x86/xen/p2m.c (2.6.37 on; p2m_mid_identity since 3.16); here the slots
+have the values of one machine, and the linear list and the frame list list are drawn in the same way.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import numpy as np
 
 from gdb_p2m.mapping import Kind
 from gdb_p2m.pictures.folding import Stretch, best, fold, stretches
-from gdb_p2m.pictures.model import Box, Options, Picture, Row, Sheet, hex_span, span_label
-from gdb_p2m.pictures.pv_leaves import LeafColumn
+from gdb_p2m.pictures.model import Box, Options, Picture, Row, Sheet, from_slots, hex_span, span_label
+from gdb_p2m.pictures.pv_leaves import LeafColumn, plural
 from gdb_p2m.pictures.skeleton import OUTSIDE, Skeleton, kind_masks, kinds_of_mask
 from gdb_p2m.units import thousands
 from gdb_p2m.views.leaves import Backing
@@ -40,7 +40,7 @@ class PvDrawing:
         groups = self._top_groups()
         drawn = self._drawn(groups)
         own = sum(int(s.mid[groups[i].first]) not in s.names for i in drawn)
-        budget = max(3, self.options.boxes // max(1, own) + 1)
+        budget = max(4, self.options.boxes // max(1, own) + 2)
         rows: list[Row] = []
         top_id = self.sheet.new_id("top")
         for part in fold(len(groups), drawn | self._plain(groups, drawn)):
@@ -119,9 +119,9 @@ class PvDrawing:
                 kinds = kinds_of_mask(int(self.rows[first].max()) >> 8)
                 text = "not in the dump" if Kind.UNREADABLE in kinds else "leads nowhere"
                 return Row(label, text, detail, kinds[0] if kinds else None, numbers=numbers, slots=count)
-            text = f"… {thousands(count)} {s.mid_word}s"
+            text = f"… {thousands(count)} {plural(s.mid_word)}"
             self.sheet.say_folded(
-                f"{s.top_title} {label}: {thousands(count)} {s.mid_word}s ({thousands(count * span)} PFNs) are not drawn"
+                f"{s.top_title} {label}: {thousands(count)} {plural(s.mid_word)} ({thousands(count * span)} PFNs) are not drawn"
             )
             return Row(label, text, detail, None, numbers=numbers, slots=count, folded=True)
         if mfn in s.names:
@@ -140,7 +140,7 @@ class PvDrawing:
             self._shared_mids[mfn] = box_id
             rows = self._mid_rows(Stretch(top, top, 0), 2)
             count = s.shared_slots.get(name, 0)
-            notes = (f"MFN {mfn:#x}", f"from {thousands(count)} slots")
+            notes = (f"MFN {mfn:#x}", from_slots(count))
             self.sheet.add(Box(box_id, 1, name, mfn, None, 1, count, notes, rows))
         return self._shared_mids[mfn]
 
@@ -151,11 +151,11 @@ class PvDrawing:
         box_id = self.sheet.new_id(f"mid-{mfn:x}")
         place = len(self.sheet.boxes)
         rows = self._mid_rows(g, budget)
-        title = s.mid_word if g.slots == 1 else f"{thousands(g.slots)} {s.mid_word}s"
+        title = s.mid_word if g.slots == 1 else f"{thousands(g.slots)} {plural(s.mid_word)}"
         notes = [f"MFN {mfn:#x}" + ("" if g.slots == 1 else " first"), f"PFN {hex_span(*numbers)}"]
         if g.slots > 1:
             notes.append("all slots alike")
-            self.sheet.say_folded(f"{thousands(g.slots)} {s.mid_word}s that are alike are one stack")
+            self.sheet.say_folded(f"{thousands(g.slots)} {plural(s.mid_word)} that are alike are one stack")
         box = Box(box_id, 1, title, mfn, None, g.slots, None, tuple(notes), rows, numbers)
         self.sheet.boxes.insert(place, box)
         return box_id

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gdb_p2m.mapping import Kind
-from gdb_p2m.pictures.entries import entry_rows
+from gdb_p2m.pictures.entries import entry_rows, first_and_last
 from gdb_p2m.pictures.folding import Stretch
-from gdb_p2m.pictures.model import Box, Options, Row, Sheet, hex_span, span_label
+from gdb_p2m.pictures.model import Box, Options, Row, Sheet, from_slots, hex_span, span_label
 from gdb_p2m.pictures.skeleton import OUTSIDE, Skeleton, kinds_of_mask
 from gdb_p2m.units import thousands
 from gdb_p2m.views.leaves import Backing
@@ -83,15 +83,19 @@ class LeafColumn:
             count = s.shared_slots.get(name, 0)
             mfn = frames.get(name)
             notes = [] if mfn is None else [f"MFN {mfn:#x}"]
-            notes.append(f"from {thousands(count)} slots")
+            notes.append(from_slots(count))
             word = SHARED_KIND[what].word
             if s.view.name == "list-list" and what is Backing.IDENTITY:
                 word = "missing, seen from here"
-            rows = [Row(span_label(0, s.per_leaf - 1), "~0 (INVALID)", f"means {word}", SHARED_KIND[what], slots=s.per_leaf)]
+            rows = [
+                Row(span_label(0, s.per_leaf - 1), "~0 (INVALID)", f"means {word}", SHARED_KIND[what], slots=s.per_leaf)
+            ]
             if self._dirty[what]:
                 rows.append(Row("!", "overwritten entries", "corrupt wherever shared", Kind.CORRUPT))
             notes.append(f"reads as {word}")
-            self.sheet.add(Box(box_id, 2, name, mfn, None, 1, count, tuple(notes), tuple(rows), None, SHARED_KIND[what]))
+            self.sheet.add(
+                Box(box_id, 2, name, mfn, None, 1, count, tuple(notes), tuple(rows), None, SHARED_KIND[what])
+            )
 
     def _own(self, part: Stretch, mids: int) -> str:
         """One leaf opened, or a stack of leaves that are alike. mids > 1: of so many middle pages."""
@@ -101,7 +105,7 @@ class LeafColumn:
         numbers = (s.first_pfn(part.first), s.first_pfn(part.first + pages) - 1)
         box_id = self.sheet.new_id(f"leaf-{mfn:x}")
         single = pages == 1
-        title = s.leaf_word if single else f"{thousands(pages)} {_plural(s.leaf_word)}"
+        title = s.leaf_word if single else f"{thousands(pages)} {plural(s.leaf_word)}"
         last_mfn = int(s.frame[part.first + pages - 1])
         notes = [f"MFN {mfn:#x}" + ("" if single else f" … {last_mfn:#x}"), f"PFN {hex_span(*numbers)}"]
         kinds = kinds_of_mask(part.code >> 8)
@@ -110,18 +114,22 @@ class LeafColumn:
         limit = self.options.rows if single else 3
         end = min(numbers[1] + 1, s.mapping.limit)
         rows, left = entry_rows(s.mapping, numbers[0], end, limit, single)
+        if not single and len(kinds) == 1:
+            rows = first_and_last(rows)
         if left:
             self.sheet.say_folded(f"PFN {hex_span(*numbers)}: {thousands(left)} changes of kind are one row")
         if not single:
-            self.sheet.say_folded(f"{thousands(pages)} {_plural(s.leaf_word)} ({_words(part.code)}) are one stack")
+            self.sheet.say_folded(f"{thousands(pages)} {plural(s.leaf_word)} ({_words(part.code)}) are one stack")
         kind = kinds[0] if len(kinds) == 1 else None
         last = last_mfn if pages > 1 else None
         self.sheet.add(Box(box_id, 2, title, mfn, last, pages, None, tuple(notes), tuple(rows), numbers, kind))
         return box_id
 
 
-def _plural(word: str) -> str:
-    return "leaves" if word == "leaf" else word + "s"
+def plural(word: str) -> str:
+    """`leaf` -> `leaves`, `page of MFNs` -> `pages of MFNs`."""
+    first, blank, rest = word.partition(" of ")
+    return "leaves" if word == "leaf" else first + "s" + blank + rest
 
 
 def _words(code: int) -> str:

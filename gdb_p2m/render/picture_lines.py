@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
@@ -56,7 +57,8 @@ class Gutter:
     """The space between two columns. Every wire has a lane of its own, so that lines join only when they lead to
     the same box; where two wires cross, the upright one is drawn through."""
 
-    def __init__(self, x: int, width: int, wires: list[Wire]) -> None:
+    def __init__(self, x: int, width: int, wires: list[Wire], air: int = 1) -> None:
+        self.air = air
         self.x = x
         self.width = width
         self.wires = wires
@@ -66,7 +68,7 @@ class Gutter:
         down = [w for w in self.wires if w.target > min(w.sources)]
         level = [w for w in self.wires if w.target <= min(w.sources)]
         order = sorted(level, key=lambda w: w.target) + sorted(down, key=lambda w: -w.target)
-        first = self.x + 1
+        first = self.x + self.air
         return {w.id: first + i for i, w in enumerate(order)}
 
     def draw(self, canvas: Canvas) -> None:
@@ -83,6 +85,7 @@ class Gutter:
             lane = lanes[wire.id]
             for y in wire.sources:
                 self._level(mark, wire.id, self.x, lane, y)
+                mark(self.x, y, wire.id, LEFT)
             self._level(mark, wire.id, lane, end, wire.target)
             low, high = min(*wire.sources, wire.target), max(*wire.sources, wire.target)
             for y in range(low, high):
@@ -94,12 +97,11 @@ class Gutter:
             canvas.put(end, wire.target, "►")
 
     @staticmethod
-    def _level(mark, wire: str, a: int, b: int, y: int) -> None:  # type: ignore[no-untyped-def]
-        """A level line from a to b, joined to the lane at one of its ends."""
+    def _level(mark: Callable[[int, int, str, int], None], wire: str, a: int, b: int, y: int) -> None:
+        """A level line from a to b."""
         for x in range(a, b):
             mark(x, y, wire, RIGHT)
             mark(x + 1, y, wire, LEFT)
-        mark(a, y, wire, RIGHT)
 
 
 def _glyph(here: dict[str, int]) -> str:

@@ -7,7 +7,7 @@ letter that stands before that box' title.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gdb_p2m.pictures.model import Box, Picture, Row
 from gdb_p2m.render.picture_lines import Canvas, Gutter, Wire
@@ -15,6 +15,15 @@ from gdb_p2m.render.picture_lines import Canvas, Gutter, Wire
 MIN_WIDTH = 40
 MARK = 5
 """Columns that `─►(a)` needs beside a box."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """detail: whether rows say more than they must. air: blanks between the lines and the boxes beside them."""
+
+    detail: bool
+    air: int
+    ascii_only: bool = False
 
 
 @dataclass
@@ -43,8 +52,8 @@ class Band:
 def picture_text(picture: Picture, width: int, ascii_only: bool = False) -> str:
     """The drawing in at most `width` columns (never less than 40); no line has trailing blanks."""
     width = max(width, MIN_WIDTH)
-    for detail in (True, False):
-        layout = Layout(picture, width, detail)
+    for style in (Style(True, 3), Style(False, 3), Style(False, 1)):
+        layout = Layout(picture, width, replace(style, ascii_only=ascii_only))
         if len(layout.bands) == 1:
             break
     parts = [picture.title, "\n".join(_wrap(picture.heading, width)), *layout.draw()]
@@ -57,13 +66,20 @@ def picture_text(picture: Picture, width: int, ascii_only: bool = False) -> str:
 class Layout:
     """Decides which columns go side by side, and where their boxes are."""
 
-    def __init__(self, picture: Picture, width: int, detail: bool) -> None:
+    def __init__(self, picture: Picture, width: int, style: Style) -> None:
         self.picture = picture
         self.width = width
-        self.detail = detail
+        self.style = style
         self.columns = [c for c in range(len(picture.columns)) if picture.column(c)]
         self.home = {b.id: b.column for b in picture.boxes}
         self.sources = list(_links(picture))
+        self.letters: dict[str, str] = {}
+        self._measure()
+        if self.letters:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Widths, bands and letters; letters make titles longer, so this is done again when there are any."""
         self.natural = {c: self._width_of(c) for c in self.columns}
         self.bands = self._split()
         self.letters = self._letters()
@@ -74,12 +90,24 @@ class Layout:
         return min(widest + 4, self.width - MARK)
 
     def _content(self, box: Box) -> list[str]:
-        return [f"{box.title} (a)", *box.notes, *(self._row_text(r) for r in box.rows)]
+        title = f"({self.letters[box.id]}) {box.title}" if box.id in self.letters else box.title
+        label = max((len(r.label) for r in box.rows), default=0)
+        lines = [title, *box.notes, *(self._row_text(r, label) + self._inner_mark(box, r) for r in box.rows)]
+        return [line.replace("…", "...") if self.style.ascii_only else line for line in lines]
 
-    def _row_text(self, row: Row) -> str:
-        # A row with an arrow needs no more than where it leads to; what it leads to says the rest.
-        shown = [row.label, row.text, row.detail if self.detail else ""]
-        return "  ".join(part for part in shown if part)
+    def _row_text(self, row: Row, label: int) -> str:
+        """Labels are aligned so that values stand below each other."""
+        shown = [row.text, row.detail if self.style.detail else ""]
+        return f"{row.label.ljust(label)} {'  '.join(part for part in shown if part)}".rstrip()
+
+    def _inner_mark(self, box: Box, row: Row) -> str:
+        """` ►(a)` in the row where lines of other slots leave no room for it behind the box."""
+        if row.to not in self.letters or self._neighbours(box.column, self.home[row.to]) or self._ends_band(box.column):
+            return ""
+        return f" ►({self.letters[row.to]})"
+
+    def _ends_band(self, column: int) -> bool:
+        return any(band.columns[-1] == column for band in self.bands)
 
     def _split(self) -> list[Band]:
         bands: list[Band] = []
@@ -87,7 +115,8 @@ class Layout:
         for column in self.columns:
             need = self.natural[column]
             gutter = self._gutter_width(column)
-            if bands and used + gutter + need + MARK <= self.width:
+            mark = 0 if column == self.columns[-1] else MARK
+            if bands and used + gutter + need + mark <= self.width:
                 bands[-1].columns.append(column)
                 used += gutter + need
             else:
@@ -98,7 +127,7 @@ class Layout:
     def _gutter_width(self, column: int) -> int:
         """Between this column and the one before: a lane for each box that is led to."""
         targets = {t for b, _, t in self.sources if b.column == column - 1 and self.home[t] == column}
-        return 4 + max(1, len(targets))
+        return self.style.air + 1 + max(1, len(targets))
 
     def _letters(self) -> dict[str, str]:
         """Letters for boxes that some slot leads to across columns that are not neighbours in a band."""
@@ -143,7 +172,7 @@ class Layout:
         for index, dy in placed.ports.items():
             target = placed.box.rows[index].to
             assert target is not None
-            if not self._neighbours(placed.box.column, self.home[target]):
+            if not self._neighbours(placed.box.column, self.home[target]) and self._ends_band(placed.box.column):
                 canvas.put(x, placed.y + dy, f"►({self.letters[target]})")
 
     def _draw_gutter(self, canvas: Canvas, left: list[Placed], boxes: list[Placed], x: int, width: int) -> int:
@@ -157,30 +186,25 @@ class Layout:
                     ports.setdefault(target, []).append(placed.y + dy)
         _stack(boxes, ports)
         wires = [Wire(p.box.id, tuple(ports[p.box.id]), p.y) for p in boxes if p.box.id in ports]
-        Gutter(x, width, wires).draw(canvas)
+        Gutter(x, width, wires, self.style.air // 2).draw(canvas)
         return width
 
     def _place(self, box: Box, width: int) -> Placed:
         """A box as lines of exactly `width` characters."""
         inner = width - 4
-        title = f"({self.letters[box.id]}) {box.title}" if box.id in self.letters else box.title
-        stack = box.pages > 1
-        lines = [f"┌ {_cut(title, inner)} ".ljust(width - 1, "─") + "┐"]
-        lines += [f"│ {_cut(n, inner).ljust(inner)} │" for n in box.notes]
-        if box.notes and box.rows:
+        title, *rest = [_cut(line, inner) for line in self._content(box)]
+        notes, rows = rest[: len(box.notes)], rest[len(box.notes) :]
+        lines = [f"┌ {title} ".ljust(width - 1, "─") + "┐"]
+        lines += [f"│ {note.ljust(inner)} │" for note in notes]
+        if notes and rows:
             lines.append("├" + "╌" * (width - 2) + "┤")
         ports = {}
-        label = max((len(r.label) for r in box.rows), default=0)
-        for i, row in enumerate(box.rows):
-            text = self._row_text(row)
-            if row.text or row.detail:
-                text = f"{row.label.ljust(label)} {text[len(row.label):].strip()}" if label < 12 else text
-            edge = "│"
+        for i, (row, text) in enumerate(zip(box.rows, rows, strict=True)):
             if row.to is not None:
                 ports[i] = len(lines)
-                edge = "├"
-            lines.append(f"│ {_cut(text, inner).ljust(inner)} {edge}")
-        bottom = "╘" + "═" * (width - 2) + "╛" if stack else "└" + "─" * (width - 2) + "┘"
+            leaves = row.to is not None and not self._inner_mark(box, row)
+            lines.append(f"│ {text.ljust(inner)} {'├' if leaves else '│'}")
+        bottom = "╘" + "═" * (width - 2) + "╛" if box.pages > 1 else "└" + "─" * (width - 2) + "┘"
         lines.append(bottom)
         return Placed(box, lines, ports)
 

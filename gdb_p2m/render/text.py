@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from gdb_p2m.commands.base import Block, Cell, Report, Table
+import shutil
+import textwrap
+
+from gdb_p2m.commands.base import Block, Cell, Prose, Report, Text
+
+MIN_WIDTH, MAX_WIDTH = 40, 100
+"""Prose is folded to the terminal, within what can be read with ease."""
 
 
-def to_text(report: Report) -> str:
-    """All blocks, separated by empty lines."""
-    return "\n\n".join(_block(b) for b in report.blocks) + "\n"
+def to_text(report: Report, columns: int | None = None) -> str:
+    """All blocks, separated by empty lines. columns: what prose is folded to, by default the terminal's."""
+    return "\n\n".join(_block(b, columns) for b in report.blocks) + "\n"
 
 
-def _block(block: Block) -> str:
-    if not isinstance(block, Table):
+def _block(block: Block, width: int | None) -> str:
+    if isinstance(block, Prose):
+        return _prose(block, terminal_width(width))
+    if isinstance(block, Text):
         return printable(block.text)
     import tabulate
 
@@ -27,6 +35,34 @@ def _block(block: Block) -> str:
     )
     lines = "\n".join(line.rstrip() for line in body.splitlines())
     return f"{printable(block.title)}\n{lines}" if block.title else lines
+
+
+def terminal_width(columns: int | None = None) -> int:
+    """Columns to fold prose to: as given, else COLUMNS or the terminal's, 100 where there is none (pipes, files)."""
+    if columns is None:
+        columns = shutil.get_terminal_size((MAX_WIDTH, 24)).columns
+    return max(MIN_WIDTH, min(columns, MAX_WIDTH))
+
+
+def _prose(block: Prose, width: int) -> str:
+    """Title, underlined, and its paragraphs; marked ones stand close together."""
+    out = textwrap.wrap(printable(block.title), width)
+    out.append("-" * max(map(len, out)))
+    marked = first = True
+    for mark, text in block.items:
+        if not first and not (mark and marked):
+            out.append("")
+        hang = max((len(m) + 1 for m, _ in block.items if m), default=0) if mark else 0
+        lines = textwrap.wrap(
+            printable(text),
+            width,
+            initial_indent=mark.rjust(hang - 1) + " " if mark else "",
+            subsequent_indent=" " * hang,
+            break_on_hyphens=False,
+        )
+        out += lines
+        marked, first = bool(mark), False
+    return "\n".join(out)
 
 
 def _cell(cell: Cell) -> str:

@@ -127,8 +127,11 @@ class RuleContext(DomainContext):
     """One PV guest as the rules see it.
 
     recorded_chain: file of a remap chain saved during boot, for RMP-006. prediction: makes what the P2M is
-    compared with, for PRE; None when nobody asked.
+    compared with, for PRE; None when nobody asked. frugal: what is read becomes an excerpt, so rules read nothing that
+    only explains frames of others.
     """
+
+    frugal = False
 
     def __init__(
         self,
@@ -193,11 +196,18 @@ class RuleContext(DomainContext):
 
     def variable(self, name: str) -> int:
         """A kernel variable; CannotCheck when its symbol is not known or it cannot be read."""
+        self._not_inferred(name)
         return or_cannot(lambda: self.guest.variable(name))
 
     def page_of(self, name: str) -> int:
         """Frame that a pointer variable leads to, likewise."""
+        self._not_inferred(name)
         return or_cannot(lambda: self.guest.page_of(name))
+
+    def _not_inferred(self, name: str) -> None:
+        """A rule that compared an inference with what it was inferred from would always pass."""
+        if name in self.guest.inferred:
+            raise CannotCheck(f"{name} is not known by name; it is inferred: {self.guest.inferred[name].evidence}")
 
 
 T = TypeVar("T")

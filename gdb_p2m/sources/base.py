@@ -248,10 +248,14 @@ class Source(ABC):
             which = np.searchsorted(unique, mfns)
             return pages[which], readable[which]
         out = np.zeros((len(mfns), PAGE_SIZE), dtype=np.uint8)
+        self._fill_all(out, ok, mfns, groups)
+        return out, ok
+
+    def _fill_all(self, out: Pages, ok: Mask, mfns: FrameArray, groups: list[tuple[int, int]]) -> None:
+        """Read all stretches (first row, count) of consecutive frames whose `ok` is set."""
         for first, count in groups:
             if ok[first]:
                 self._fill(out, ok, mfns, first, count)
-        return out, ok
 
     def _inside(self, mfns: FrameArray) -> Mask:
         """Which frames lie wholly in the extents (and may still be filtered out there)."""

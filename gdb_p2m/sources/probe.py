@@ -15,7 +15,7 @@ from gdb_p2m.sources.elf import ElfSource
 
 READS = (
     "ELF vmcore (QEMU dump-guest-memory, /proc/vmcore, makedumpfile -E, excerpts), kdump-compressed and flattened "
-    "(makedumpfile, QEMU -z), Xen domain core (xl dump-core), all also as .zst or .gz; raw memory with --raw ADDRESS"
+    "(makedumpfile, QEMU -z), Xen domain core (xl dump-core), all also as .zst, .xz or .gz; raw memory with --raw ADDRESS"
 )
 KDUMP = b"KDUMP   "
 FLATTENED = b"makedumpfile\0\0\0\0"

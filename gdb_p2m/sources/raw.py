@@ -58,7 +58,8 @@ class RawSource(Source):
         self.counters.pages += last - first
         self.counters.requests += 1
         pages = whole[at : at + (last - first) * PAGE_SIZE].reshape(-1, PAGE_SIZE)
-        return np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
+        with self._content.in_order(at, len(pages) * PAGE_SIZE):
+            return np.ascontiguousarray(pages[:, offset : offset + 8]).view(np.uint64)[:, 0]
 
     def close(self) -> None:
         self._content.close()

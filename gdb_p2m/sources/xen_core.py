@@ -122,7 +122,9 @@ class XenCoreSource(Source):
                     hint="the P2M of a PV guest is what this program reads",
                 )
             if magic != MAGIC_PV or page_size != PAGE_SIZE:
-                self.info.problems.append((section.offset, f"note header: magic {magic:#x}, pages of {page_size} bytes"))
+                self.info.problems.append(
+                    (section.offset, f"note header: magic {magic:#x}, pages of {page_size} bytes")
+                )
         else:
             self.info.problems.append((section.offset, "the note header (0x2000001) is missing or too short"))
         version = int.from_bytes(notes.get(NOTE_FORMAT_VERSION, b"")[:8], "little")
@@ -140,7 +142,10 @@ class XenCoreSource(Source):
         held = max(0, min(section.size, self._content.size - section.offset))
         if held < section.size:
             self.info.problems.append(
-                (section.offset, f"section {name} of {section.size:#x} bytes goes past the file's end {self._content.size:#x}")
+                (
+                    section.offset,
+                    f"section {name} of {section.size:#x} bytes goes past the file's end {self._content.size:#x}",
+                )
             )
         return Section(min(section.offset, self._content.size), held, section.entry)
 
@@ -160,7 +165,9 @@ class XenCoreSource(Source):
         section = self._held(".xen_p2m")
         if section is None:
             if ".xen_pfn" in self.sections:
-                raise NotSupported(f"{self._path}: a core of an auto-translated domain (.xen_pfn): it has no P2M of its own")
+                raise NotSupported(
+                    f"{self._path}: a core of an auto-translated domain (.xen_pfn): it has no P2M of its own"
+                )
             raise NotUnderstood(f"{self._path}: the section .xen_p2m is missing: no page has a machine address")
         count = section.size // PAIR.itemsize
         whole = self.sections[".xen_p2m"].size // PAIR.itemsize
@@ -182,7 +189,9 @@ class XenCoreSource(Source):
         self._extents = self._stretches()
         return CoreTable(by_pfn, mfn[at], index[at], section.offset, count)
 
-    def _sorted(self, keys: FrameArray, values: FrameArray, section: Section, what: str) -> tuple[FrameArray, FrameArray]:
+    def _sorted(
+        self, keys: FrameArray, values: FrameArray, section: Section, what: str
+    ) -> tuple[FrameArray, FrameArray]:
         """Sorted by key; of equal keys the first counts, the others are a problem."""
         by = np.argsort(keys, kind="stable")
         keys, values = keys[by], values[by]
@@ -283,7 +292,11 @@ class XenCoreSource(Source):
         """Whether `count` frames from `mfn` lie one after the other in the file."""
         i = int(np.searchsorted(self._mfns, mfn, "left"))
         index = self._index[i : i + count]
-        return len(index) == count and int(self._mfns[i + count - 1]) == mfn + count - 1 and bool((np.diff(index) == 1).all())
+        return (
+            len(index) == count
+            and int(self._mfns[i + count - 1]) == mfn + count - 1
+            and bool((np.diff(index) == 1).all())
+        )
 
     def _in_page(self, mfn: int, offset: int, size: int) -> bytes | memoryview:
         index = self._find(mfn)
@@ -327,7 +340,10 @@ class XenCoreSource(Source):
         self.counters.pages += len(words)
         a, b = np.searchsorted(self._mfns, [first, last], "left").tolist()
         pages = whole[self._pages_at : self._pages_at + self._count * PAGE_SIZE].reshape(-1, PAGE_SIZE)
-        words[self._mfns[a:b] - first] = np.ascontiguousarray(pages[self._index[a:b], offset : offset + 8]).view(np.uint64)[:, 0]
+        with self._content.in_order(self._pages_at, len(pages) * PAGE_SIZE):
+            words[self._mfns[a:b] - first] = np.ascontiguousarray(pages[self._index[a:b], offset : offset + 8]).view(
+                np.uint64
+            )[:, 0]
         return words
 
     def close(self) -> None:
@@ -335,7 +351,7 @@ class XenCoreSource(Source):
 
 
 def xen_version(desc: bytes) -> str:
-    """"4.17.6" from the version note (two u64 and a text of 16 bytes come first), "" when it is too short."""
+    """ "4.17.6" from the version note (two u64 and a text of 16 bytes come first), "" when it is too short."""
     if len(desc) < 32:
         return ""
     major, minor = struct.unpack_from("<2Q", desc)

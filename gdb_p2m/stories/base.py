@@ -59,7 +59,18 @@ class Story:
 
 
 _ALL = (
-    Cited("layout", "Layout: the facts", "docs/layout.md"),
+    *(
+        Cited(key, f'Layout: the facts, "{section}"', "docs/layout.md")
+        for key, section in (
+            ("layout: entries", "Entries (Linux x86 PV)"),
+            ("layout: list", "The linear list (3.19 on)"),
+            ("layout: tree", "The three-level tree (2.6.37 to 3.18)"),
+            ("layout: frame lists", "The frame list list"),
+            ("layout: start", "start_info and the initial list"),
+            ("layout: remap", "The remap list (3.19 on)"),
+            ("layout: M2P", "M2P"),
+        )
+    ),
     Cited("riscv", "Xen on RISC-V", "docs/riscv.md"),
     Cited("page.h", "arch/x86/include/asm/xen/page.h", "Linux: __pfn_to_mfn, pfn_to_mfn, the flag bits of entries"),
     Cited("p2m.c", "arch/x86/xen/p2m.c", "Linux: the P2M and its long comment"),

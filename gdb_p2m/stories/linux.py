@@ -24,7 +24,7 @@ MEANS = {
 def story_of(scene: Scene, steps: Story) -> Story:
     """The whole story; `steps` are the sections of the views, told after the answer."""
     story = Story(scene.case)
-    story.add("what", f"What PFN {scene.number:#x} is", _what(scene), ("layout",))
+    story.add("what", f"What PFN {scene.number:#x} is", _what(scene), _section(scene))
     story.sections += steps.sections
     story.bullets("leaf", "What else is in that page", _neighbours(scene))
     story.add("invalid", "Why the content reads INVALID", _invalid(scene), _invalid_sources(scene))
@@ -81,7 +81,7 @@ def _stored(scene: Scene) -> str:
         what = "page table" if scene.linear else "middle page"
         return (
             f"This is not said by the entry but by the page it lies in, {shared}; and one level higher already: the {what} "
-            f"{above}, of which every slot leads to {shared}, stands for {scene.table_span} that are {word} throughout."
+            f"{above}, of which every slot leads to {shared}, stands for {scene.table_span} of PFNs that are {word} throughout."
         )
     if scene.storage == PAST:
         return "No entry says so: the PFN lies past the end of the P2M, and a rule of the kernel decides."
@@ -151,7 +151,12 @@ def _invalid(scene: Scene) -> list[str]:
 
 
 def _invalid_sources(scene: Scene) -> tuple[str, ...]:
-    return ("layout", "linear" if scene.linear else "identity")
+    return ("layout: entries", "linear" if scene.linear else "identity")
+
+
+def _section(scene: Scene) -> tuple[str, ...]:
+    """The sections of docs/layout.md that describe what was found."""
+    return ("layout: entries", "layout: list" if scene.linear else "layout: tree")
 
 
 # -- why ---------------------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def _why(scene: Scene) -> tuple[list[str], tuple[str, ...]]:
             "Xen shares out machine memory as it has it, so the frames behind consecutive PFNs need not be consecutive. "
             "The P2M lets the guest count from 0 and still fill its page tables with the frames that the hardware wants."
         )
-    if scene.linear and scene.storage != PAST:
+    if scene.linear and scene.storage != PAST and not scene.initial:
         out.append(
             "The list is one virtual array, so that the common lookup is one load, xen_p2m_addr[pfn], instead of a walk in "
             f"software; the processor's own page-table walk finds the page. It spans {_area(scene)}, of which only the "
@@ -190,12 +195,12 @@ def _why(scene: Scene) -> tuple[list[str], tuple[str, ...]]:
             f"2^{(scene.guest.width.max_p2m_pfn).bit_length() - 1} PFNs, and whatever is alike throughout costs one pointer to a "
             "page that exists once."
         )
-    if scene.storage == ENTRY and scene.kind in (Kind.IDENTITY, Kind.MISSING):
+    if scene.storage == ENTRY and scene.kind in (Kind.IDENTITY, Kind.MISSING) and not scene.initial:
         out.append(
             f"A shared page speaks of {scene.leaf_span} at a time. Where a range does not begin or end on that grain the rest "
             "needs entries of its own: such pages are made at the two ends of a range, never inside it."
         )
-    return out, ("layout", "linear" if scene.linear else "3-levels")
+    return out, (*_section(scene), "linear" if scene.linear else "3-levels")
 
 
 def _area(scene: Scene) -> str:

@@ -20,9 +20,12 @@ _PAST = {
     LINEAR: "A PFN past the list is identity, or missing where room for more memory is kept (below xen_max_p2m_pfn).",
 }
 _IDENTITY = {
-    TREE: "There is no identity: the PFN would be missing, and drivers had to ask for machine frames by other means.",
+    TREE: (
+        "There is no identity: the PFN would be missing, and page-table entries of device memory carried a mark "
+        "(_PAGE_IOMAP) that kept them from being translated."
+    ),
     TREE_IDENTITY: (
-        "Identity by the leaf p2m_identity, or by entry; each {mid} that an identity range touches needs a middle page of "
+        "Identity by the leaf p2m_identity, or by entry; each stretch of {mid} that an identity range touches needs a middle page of "
         "its own, even one that is identity throughout."
     ),
     TREE_MID_IDENTITY: "Identity by the leaf p2m_identity, or for a whole {mid} by the middle page p2m_mid_identity, or by entry.",
@@ -30,8 +33,14 @@ _IDENTITY = {
 }
 _MISSING = {
     TREE: "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing, or by an INVALID entry.",
-    TREE_IDENTITY: "The same pages as before, p2m_missing and p2m_mid_missing; they now differ from identity by pointer only.",
-    TREE_MID_IDENTITY: "The same as before.",
+    TREE_IDENTITY: (
+        "Missing by the leaf p2m_missing, which differs from p2m_identity by its address only, for a whole {mid} by the middle "
+        "page p2m_mid_missing, or by an INVALID entry."
+    ),
+    TREE_MID_IDENTITY: (
+        "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing (p2m_mid_identity stands for the "
+        "other), or by an INVALID entry."
+    ),
     LINEAR: "Missing by the page that backs the list, p2m_missing, for whole page tables p2m_missing_pte, or by an INVALID entry.",
 }
 _MFN = {
@@ -58,7 +67,7 @@ def other_eras(scene: Scene) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     out += [("-", f"{when}: {table[era].format(mid=mid)}") for era, when in _TITLES if era != here]
     if scene.linear:
         out.append(("-", _later(scene)))
-    return out, tuple(_SOURCE[era] for era, _ in _TITLES if era != here) + (("virt-4tools",) if scene.linear else ())
+    return out, tuple(_SOURCE[era] for era, _ in _TITLES if era != here) + (("virt-4tools",) if scene.linear and not scene.pae else ())
 
 
 def _later(scene: Scene) -> str:

@@ -7,13 +7,16 @@ from gdb_p2m.stories.scene import ENTRY, LEAF, PAST, TABLE, Scene
 from gdb_p2m.structures.era import TREE
 
 Told = tuple[list[str], tuple[str, ...]]
+SHOW = "`disasm get_phys_to_machine` shows that code as it lies in this memory, with the values of what it reads."
 
 
 def who_decides(scene: Scene) -> Told:
     """The reader's side: what pfn_to_mfn() does with this PFN."""
+    # What a symbol table names, `disasm` can show.
+    shown = [SHOW] if scene.guest.has("get_phys_to_machine") else []
     if scene.linear:
-        return (_initial_list() if scene.initial else _linear(scene)), ("linear", "page.h", "p2m.c")
-    return _tree(scene), _tree_sources(scene)
+        return [*(_initial_list() if scene.initial else _linear(scene)), *shown], ("linear", "page.h", "p2m.c")
+    return [*_tree(scene), *shown], _tree_sources(scene)
 
 
 def _initial_list() -> list[str]:
@@ -124,7 +127,7 @@ def who_put_it(scene: Scene) -> Told:
             "A frame of another domain comes in when the kernel maps a grant: set_foreign_p2m_mapping() writes "
             "FOREIGN_FRAME(mfn) into the P2M (older kernels: m2p_add_override()). A page that is granted out may carry the "
             "flag for a while, too; then Xen's M2P still names this PFN."
-        ], ("grant", "layout")
+        ], ("grant", "layout: entries")
     if scene.linear:
         return _linear_hole(scene), ("linear", "setup.c")
     return _tree_hole(scene), ("p2m.c", _tree_sources(scene)[0])
@@ -157,7 +160,7 @@ def _frame(scene: Scene) -> Told:
             "xen_set_identity_and_remap() writes the plan, xen_remap_memory() carries it out and writes p2m[target] once the "
             "linear list stands. Memory that the balloon driver gets back is written with set_phys_to_machine()."
         )
-        sources += ["remap", "balloon.c"]
+        sources += ["layout: remap", "remap", "balloon.c"]
     else:
         out += (
             "Memory setup moves RAM out of the holes of the machine's memory map to PFNs above; memory that the balloon "
@@ -208,7 +211,8 @@ def _tree_hole(scene: Scene) -> list[str]:
         if scene.storage == ENTRY:
             return [
                 "The entry was set to INVALID: by the balloon driver, which gave the frame back to Xen, by memory setup, or as "
-                "the unused rest of the last page of the builder's list."
+                "the unused rest of the last page of the builder's list. Or it was never set: a leaf that is made because another "
+                "range begins or ends in it starts out with INVALID in all its slots."
             ]
         shared = "p2m_mid_missing" if scene.storage == TABLE else "p2m_missing"
         return [

@@ -18,6 +18,12 @@ _TITLES = {
     "core-table": "What the dump's own table says (.xen_p2m)",
     "gstage": "How the G-stage page table says so",
 }
+_SECTIONS = {
+    "linear": ("layout: list",),
+    "tree": ("layout: tree",),
+    "list-list": ("layout: frame lists",),
+    "gstage": ("riscv",),
+}
 Seen = Sequence[tuple[str, View | P2mError, Trace | None]]
 """(name, the view or why there is none, the trace or None when the number is past that view)."""
 
@@ -34,7 +40,7 @@ def tell_views(story: Story, seen: Seen, own: Trace, guest: LinuxGuest | None) -
         items = [("", text) for text in _arithmetic(name, view, own, guest)]
         items += [(f"{i}.", step_text(s)) for i, s in enumerate(trace.steps, 1)]
         items.append(("", _conclusion(name, trace, own)))
-        story.bullets(f"view-{name}", _TITLES[name], items, ("riscv" if name == "gstage" else "layout",))
+        story.bullets(f"view-{name}", _TITLES[name], items, _SECTIONS.get(name, ()))
 
 
 def step_text(step: TraceStep) -> str:
@@ -60,7 +66,7 @@ def _arithmetic(name: str, view: View, own: Trace, guest: LinuxGuest | None) -> 
             f"Entry {n:#x} of the list lies at virtual address {view.base:#x} + {n:#x} * {width.bytes} = {at:#x}. Which machine "
             "frame backs that address is the question, so the kernel's page table is walked first."
         ]
-    if name in ("tree", "list-list"):
+    if name in ("tree", "list-list") and n < view.limit:
         top, mid, index = n // width.mid_span, n // width.per_page % width.per_page, n % width.per_page
         per = width.per_page
         return [f"{n:#x} = {top} * {per}^2 + {mid} * {per} + {index}: top slot {top}, middle slot {mid}, entry {index}."]

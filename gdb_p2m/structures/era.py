@@ -73,7 +73,8 @@ def era_of(guest: LinuxGuest) -> Era:
     evidence = [f"{s.name} at {s.address:#x} ({s.source})" for s in known.values()]
     conflicts: list[str] = []
     notes: list[str] = []
-    linear = "xen_p2m_addr" in known
+    linear = "xen_p2m_addr" in known or "xen_p2m_addr" in guest.inferred
+    evidence += [f"{n} inferred: {guest.inferred[n].evidence}" for n in _EVIDENCE if n in guest.inferred]
     if linear and "p2m_top" in known:
         linear = _settle(guest, conflicts)
     if linear:

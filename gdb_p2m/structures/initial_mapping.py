@@ -1,4 +1,4 @@
-"""The arithmetic of the initial mapping (seed 4, Linux 4.0): what the list outside of it buys."""
+"""The arithmetic of the initial mapping ("xen: eliminate scalability issues from initial mapping setup", Linux 4.0): what the list outside of it buys."""
 
 from __future__ import annotations
 

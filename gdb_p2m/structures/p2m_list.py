@@ -50,6 +50,9 @@ def _from_variables(guest: LinuxGuest, base: int) -> ListPlace:
 
 
 def _variable(guest: LinuxGuest, name: str) -> tuple[str, int | None, int, str]:
+    if name in guest.inferred:
+        found = guest.inferred[name]
+        return name, found.read_at, guest.variable(name), f"inferred, not known by name: {found.evidence}"
     address = guest.names.require(name).address
     try:
         machine: int | None = guest.space.translate(address)

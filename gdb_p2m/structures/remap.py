@@ -1,4 +1,4 @@
-"""The remap chain: the plan of what memory moves where, written into the memory itself (seed 3, 3.19).
+"""The remap chain: the plan of what memory moves where, written into the memory itself (Linux 3.19).
 
 Each chunk's first machine page holds next_area_mfn | target_pfn | size | mfns[509]. The head,
 xen_remap_mfn, is init data: after boot it is freed, and what it holds then means nothing.

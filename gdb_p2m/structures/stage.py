@@ -1,4 +1,4 @@
-"""How far a PV kernel has come with its P2M: which list it uses now (seeds 3 and 4).
+"""How far a PV kernel has come with its P2M: which list it uses now.
 
 During boot the list lives at three places: the domain builder's list, a copy in the virtual area that
 is being built, and the finished linear list. The kernel's own variables tell which.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -121,6 +122,9 @@ class _Search:
             )
         self._walk_list()
         found.guests.sort(key=lambda d: (d.id, d.frame))
+        for one, two in pairwise(found.guests):
+            if one.id == two.id:
+                two.problems.append(f"a second domain with id {two.id}: which of them --domain means cannot be told")
         self._tot_pages()
         return found
 

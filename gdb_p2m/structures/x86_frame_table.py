@@ -148,6 +148,10 @@ class Survey:
     unread: int
 
 
+class NoFrameTable(NotFound):
+    """No page table in this memory maps Xen's frame table: so it is no memory of a 64-bit Xen, or not all of one."""
+
+
 class X86FrameTable:
     """The table. end: frames that it can have at most. Raises NotFound when the page table does not lead to it."""
 
@@ -159,8 +163,10 @@ class X86FrameTable:
         self._large = space.slots(first, first + self.end * layout.PAGE_INFO_SIZE, "L2")
         status = self._large.status
         if not (status == Status.OK).any():
-            why = "is not in the dump" if (status == Status.UNREADABLE).any() else "is not mapped there"
-            raise NotFound(f"Xen's frame table, at {first:#x}, {why} (root at machine frame {space.root >> PAGE_SHIFT:#x})")
+            where = f"(root at machine frame {space.root >> PAGE_SHIFT:#x})"
+            if (status == Status.UNREADABLE).any():
+                raise NotFound(f"Xen's frame table, at {first:#x}, is not in the dump {where}")
+            raise NoFrameTable(f"Xen's frame table is not mapped at {first:#x} {where}")
         if not any(_held(self.source, frames).any() for _, frames in self._page_frames()):
             raise NotFound("Xen's frame table is mapped, but none of its pages is in the dump")
 
@@ -320,4 +326,4 @@ def unreadable_part(table: X86FrameTable) -> str:
     return f"the records of {lost:,} frames are not in the dump" if lost else ""
 
 
-__all__ = ["NOT_KNOWN", "NO_OWNER", "Census", "Survey", "X86FrameTable", "X86PageInfo", "owners_of"]
+__all__ = ["NOT_KNOWN", "NO_OWNER", "Census", "NoFrameTable", "Survey", "X86FrameTable", "X86PageInfo", "owners_of"]

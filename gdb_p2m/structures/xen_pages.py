@@ -28,6 +28,8 @@ def start_info(guest: LinuxGuest) -> Record:
 
     Raises NotFound, NotUnderstood.
     """
+    if "xen_start_info" in guest.inferred:
+        return _by_frame(guest, "xen_start_info", START_INFO_64, START_INFO_32)
     if guest.variable("xen_start_info") == 0:
         return _start_info_by_magic(guest)
     return _through_pointer(guest, "xen_start_info", START_INFO_64, START_INFO_32)
@@ -35,7 +37,20 @@ def start_info(guest: LinuxGuest) -> Record:
 
 def shared_info(guest: LinuxGuest) -> Record:
     """The shared_info that `HYPERVISOR_shared_info` points to. Raises like `start_info`."""
+    if "HYPERVISOR_shared_info" in guest.inferred:
+        return _by_frame(guest, "HYPERVISOR_shared_info", SHARED_INFO_64, SHARED_INFO_32)
     return _through_pointer(guest, "HYPERVISOR_shared_info", SHARED_INFO_64, SHARED_INFO_32)
+
+
+def _by_frame(guest: LinuxGuest, name: str, wide: StructLayout, narrow: StructLayout) -> Record:
+    """A structure whose page is known without its pointer (structures.inferred)."""
+    layout = wide if guest.width.bits == 64 else narrow
+    address = MachineAddress(guest.page_of(name) << PAGE_SHIFT)
+    try:
+        data = bytes(guest.source.read(address, layout.size))
+    except Unreadable as e:
+        raise NotUnderstood(f"struct {layout.name} at machine address {address:#x} cannot be read: {e.reason}") from None
+    return parse(layout, data, address)
 
 
 def _start_info_by_magic(guest: LinuxGuest) -> Record:

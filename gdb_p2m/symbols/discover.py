@@ -3,7 +3,8 @@
 1. the file that the user gave (--kernel), after its build id was compared with the memory's;
 2. a VMCOREINFO note of the dump that names our symbols (excerpts carry one);
 3. the kallsyms tables in the kernel's own memory;
-4. the kernel's VMCOREINFO text in memory (types and a few symbols).
+4. the kernel's VMCOREINFO text in memory (types and a few symbols);
+5. when all these name functions but not the P2M's variables: the kernel's code.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, Untranslatable
 from gdb_p2m.layout.pagetables import I386_PAE
 from gdb_p2m.layout.x86_pv import KERNEL_IMAGE_LIMIT
 from gdb_p2m.sources.base import Source, contiguous_groups
-from gdb_p2m.spaces.pv_roots import kernel_text
+from gdb_p2m.sources.notes import EXCERPT_GUEST, EXCERPT_NOTE
+from gdb_p2m.spaces.pv_roots import Root, kernel_mark, kernel_text
 from gdb_p2m.spaces.radix import Status
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.symbols.vmcoreinfo import VmcoreInfo
-from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE, VirtualAddress
+from gdb_p2m.units import MIB, PAGE_SHIFT, PAGE_SIZE, Mfn, VirtualAddress
 
 if TYPE_CHECKING:
     from gdb_p2m.symbols.base import SymbolSource
@@ -44,6 +46,20 @@ def vmcoreinfo_note(source: Source) -> VmcoreInfo | None:
     """The guest kernel's VMCOREINFO note, parsed, when it is there."""
     text = note_text(source, VMCOREINFO_NOTE)
     return None if text is None else VmcoreInfo.parse(text, "VMCOREINFO note", source.info.path)
+
+
+def guest_note(space: VirtualSpace) -> VmcoreInfo | None:
+    """The note of this kernel among those of an excerpt of several; None when there are no such notes."""
+    source = space.source
+    notes = [n for n in source.info.notes if n.name == EXCERPT_NOTE and n.type == EXCERPT_GUEST]
+    if not notes:
+        return None
+    mark = kernel_mark(source, Root(Mfn(space.root >> PAGE_SHIFT), "", space.shape))
+    for note in notes:
+        found = VmcoreInfo.parse(note.desc, "VMCOREINFO note", source.info.path)
+        if mark is not None and found.values.get("KERNEL_MARK") == f"{mark:x}":
+            return found
+    return VmcoreInfo(detail=source.info.path)  # another guest's names would lead anywhere
 
 
 def kernel_image(space: VirtualSpace, constants_only: bool) -> memoryview:
@@ -109,7 +125,7 @@ def discover(space: VirtualSpace, kernel_file: SymbolSource | None = None) -> Sy
     table = SymbolTable()
     if kernel_file is not None:
         table.add(kernel_file)
-    note = vmcoreinfo_note(space.source)
+    note = guest_note(space) or vmcoreinfo_note(space.source)
     if note is not None:
         table.add(note)
     if kernel_file is None and (note is None or not _names_the_p2m(note)):
@@ -117,7 +133,16 @@ def discover(space: VirtualSpace, kernel_file: SymbolSource | None = None) -> Sy
     text = memory_vmcoreinfo(space, table)
     if text is not None:
         table.add(text)
+    _add_disassembly(space, table)
     return table
+
+
+def _add_disassembly(space: VirtualSpace, table: SymbolTable) -> None:
+    """Code tells what a symbol table of functions only does not."""
+    from gdb_p2m.symbols.disassembly import DisassemblySource, lacks_variables
+
+    if lacks_variables(table):
+        table.add(DisassemblySource(space, table))
 
 
 def _names_the_p2m(note: VmcoreInfo) -> bool:

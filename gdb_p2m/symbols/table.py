@@ -60,6 +60,10 @@ class SymbolTable:
         """NUMBER(name), likewise."""
         return self._type_answer("number", name)
 
+    def length(self, name: str) -> int | None:
+        """LENGTH(name): bytes of a function (excerpts note them), or elements of an array."""
+        return self._type_answer("length", name)
+
     def _type_answer(self, question: str, name: str) -> int | None:
         for source in self.sources:
             if hasattr(source, question):

@@ -7,7 +7,7 @@ of kdump's cores and a page of the running kernel's memory. Xen writes the same 
     SYMBOL(init_uts_ns)=ffffffff8264f8c0       hexadecimal
     SIZE(list_head)=16                         bytes
     OFFSET(page.flags)=0                       bytes
-    LENGTH(zone.free_area)=11                  elements of an array
+    LENGTH(zone.free_area)=11                  elements of an array (excerpts: bytes of a function)
     NUMBER(NR_FREE_PAGES)=0                    decimal, may be negative; some architectures write 0x...
     CONFIG_X86_PAE=y
 
@@ -139,6 +139,10 @@ class VmcoreInfo:
     def number(self, name: str) -> int | None:
         """NUMBER(name)."""
         return self.numbers.get(name)
+
+    def length(self, name: str) -> int | None:
+        """LENGTH(name)."""
+        return self.lengths.get(name)
 
     # -- writing ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Sizes, offsets and enumerators of Xen, each with the sentence that says where it comes from.
 
-Asked in order: debug information of the given xen-syms, the VMCOREINFO_XEN note, the declared layout of
-the era that the evidence shows. What a source says completely (a struct of which it knows members) it also
+Asked in order: debug information of the given xen-syms, the VMCOREINFO_XEN note, Xen's code (which shows two
+of them), the declared layout of the era that the evidence shows. What a source says completely (a struct of which it knows members) it also
 says by leaving a member out.
 """
 
@@ -23,6 +23,7 @@ from gdb_p2m.layout.xen_riscv import (
 )
 from gdb_p2m.symbols.base import SymbolSource, TypeSource
 from gdb_p2m.symbols.dwarf import DwarfTypes
+from gdb_p2m.symbols.xen_code import CodeFacts
 
 OPTIONAL = frozenset({"page_info.u.md.used_entries", "p2m_domain.mode", "domain.tot_pages"})
 """Members that some eras do not have: a source that knows the struct proves their absence."""
@@ -51,8 +52,24 @@ class XenFacts:
         noted = [s for s in self._names if hasattr(s, "offset")]
         self._types: list[TypeSource] = [*([dwarf] if dwarf else []), *noted]  # type: ignore[list-item]
         self._known: dict[tuple[str, str], Fact] = {}
+        self._code: dict[tuple[str, str], int] = {}
+        self._metadata_declared = False
         self.mode_form, self.mode_evidence = self._mode()
         self.metadata, self.metadata_evidence = self._metadata()
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the size of struct page_info is nothing but declared: code may tell it (`learn`)."""
+        return self._dwarf is None and all(source.size("page_info") is None for source in self._types)
+
+    def learn(self, code: CodeFacts) -> None:
+        """What Xen's code showed; it stands above what is declared, and below every source of types."""
+        told = {("SIZE", "page_info"): code.page_info_size, ("OFFSET", "page_info.v.md.pg"): code.md_pg_offset}
+        self._code = {key: value for key, value in told.items() if value is not None}
+        self._known.clear()
+        if code.slot_bytes in (MD_T.slot_bytes, PTE_T.slot_bytes) and self._metadata_declared:
+            self.metadata = MD_T if code.slot_bytes == MD_T.slot_bytes else PTE_T
+            self.metadata_evidence = f"disassembly of p2m_get_type: slots of {code.slot_bytes} bytes"
 
     @property
     def declared(self) -> DeclaredLayout:
@@ -104,6 +121,8 @@ class XenFacts:
         return self._declared(kind, name)
 
     def _declared(self, kind: str, name: str) -> Fact:
+        if (told := self._code.get((kind, name))) is not None:
+            return Fact(kind, name, told, "disassembly of p2m_get_type")
         declared = self.declared
         value = {"SIZE": declared.sizes, "OFFSET": declared.offsets, "NUMBER": DECLARED_TYPES}[kind].get(name)
         if kind == "SIZE" and name == "md_t":
@@ -168,6 +187,7 @@ class XenFacts:
             if source.offset("page_info.v.md.pg") is not None:
                 return PTE_T, f"{_title(source)} has page_info.v.md.pg and no SIZE(md_t)"
         declared = declared_layout(self.mode_form)
+        self._metadata_declared = True
         return declared.metadata, f"{declared.source}: {self.mode_evidence}"
 
 

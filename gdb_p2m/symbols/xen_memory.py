@@ -70,10 +70,12 @@ def _proved(space: VirtualSpace, file: XenFile) -> str:
     """"" when memory holds the file's build id where the file has it, else why that is not known."""
     if file.note_address is None:
         return f"{file.path} has no build id: that it is the Xen in memory is not proved"
+    held = b""
     try:
         held = space.read(file.note_address, len(file.note))
     except (Untranslatable, Unreadable) as e:
-        return f"Xen's build id cannot be read from memory ({e.message}): that {file.path} belongs to it is not proved"
+        if isinstance(e, Unreadable) or e.unreadable:
+            return f"Xen's build id cannot be read from memory ({e.message}): that {file.path} belongs to it is not proved"
     if held != file.note:
         raise NotUnderstood(
             f"{file.path}: another Xen: memory does not hold its build id {file.build_id} at {file.note_address:#x}",

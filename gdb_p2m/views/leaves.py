@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gdb_p2m.layout.x86_pv import EntryWidth
-from gdb_p2m.mapping import Kind, MappingBuilder
+from gdb_p2m.mapping import MAX_RUNS, Kind, MappingBuilder
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces.words import words_of
-from gdb_p2m.units import FrameArray, U64Array
+from gdb_p2m.units import PAGE_SHIFT, FrameArray, U64Array
 from gdb_p2m.views.entry_runs import entry_runs
 
 REPEATED = 8
@@ -45,8 +45,16 @@ Dirty = Mapping[Backing, npt.NDArray[np.bool_]]
 """Slots of a shared page that do not hold INVALID_P2M_ENTRY, for the pages that have any."""
 BATCH_PAGES = 256
 """1 MiB of entries at a time: the arrays of entry_runs stay in a core's own cache (measured: half the time)."""
+MAX_POPULATED = 1 << 27
+"""Frames of 512 GiB (MAX_P2M_PFN) without two neighbours: 3.4 GB of runs."""
 MAX_DIRTY_RUNS = 1 << 23
 """200 MiB of runs: 15 stray writes into a page that 512 GiB share."""
+
+
+def leaf_builder(view: str, limit: int, source: Source, width: EntryWidth) -> MappingBuilder:
+    """For a guest's runs: as many as the dump's pages hold entries, so that a small dump cannot ask for much memory."""
+    pages = sum(e.end - e.start for e in source.extents()) >> PAGE_SHIFT
+    return MappingBuilder(view, limit, room=max(MAX_RUNS, min(pages * width.per_page, MAX_POPULATED)))
 
 
 def dirty_slots(source: Source, width: EntryWidth, shared: Mapping[Backing, int]) -> Dirty:

@@ -1,4 +1,4 @@
-"""View `linear`: the virtually mapped list xen_p2m_addr[] (Linux 3.19 on, seed 2).
+"""View `linear`: the virtually mapped list xen_p2m_addr[] (Linux 3.19 on).
 
 For each PFN the question is which frame backs `xen_p2m_addr + 8*pfn`: the page p2m_missing, the page
 p2m_identity, or a page of entries. The answer comes from page-table entries, so 2^27 PFNs cost as
@@ -14,7 +14,7 @@ import numpy as np
 
 from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
+from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.entries import decode_array
 from gdb_p2m.spaces.radix import Slots, Status, table_page
@@ -23,7 +23,7 @@ from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn, U64Array
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
-from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots
+from gdb_p2m.views.leaves import Backing, BackingArray, add_leaves, dirty_slots, leaf_builder
 
 NOT_YET = Mfn(-2)
 """Frame of a shared page that does not exist yet; equal to no frame of a list page."""
@@ -71,6 +71,8 @@ class LinearView(View):
 
     def _shared_leaf(self, name: str) -> Mfn:
         """The builder's list knows no shared pages: while it is in use their pointers are NULL."""
+        if name in self.guest.inferred:
+            return self.guest.inferred[name].frame or NOT_YET
         if not self.guest.variable(name) and not is_virtual_area(self.base, self.width.bits):
             return NOT_YET
         return self.guest.page_of(name)
@@ -141,7 +143,7 @@ class LinearView(View):
 
     @cached_property
     def _mapping(self) -> Mapping:
-        builder = MappingBuilder(self.name, self.limit)
+        builder = leaf_builder(self.name, self.limit, self.guest.source, self.width)
         leaves = ((Backing.MISSING, self.missing_frame), (Backing.IDENTITY, self.identity_frame))
         shared = {b: f for b, f in leaves if f != NOT_YET}
         dirty = dirty_slots(self.guest.source, self.width, shared)
@@ -150,7 +152,7 @@ class LinearView(View):
         if self.size < end:
             # The builder's list ends inside a page; what follows there is not part of it.
             part = builder.build().clip(0, self.size)
-            builder = MappingBuilder(self.name, self.limit)
+            builder = leaf_builder(self.name, self.limit, self.guest.source, self.width)
             builder.add_runs(part.start, part.count, part.kind, part.frame)
             end = self.size
         # Past the list: room for extra memory is missing, beyond the capacity all is identity
@@ -209,7 +211,8 @@ class LinearView(View):
     @cached_property
     def _frame_names(self) -> dict[int, str]:
         names = ("p2m_missing", "p2m_identity", "p2m_missing_pte", "p2m_identity_pte")
-        return {f: n for n in names if (f := self.optional_frame(n)) is not None}
+        how = {n: " (inferred)" if n in self.guest.inferred else "" for n in names}
+        return {f: n + how[n] for n in names if (f := self.optional_frame(n)) is not None}
 
     def storage(self) -> Storage:
         per = self.width.per_page

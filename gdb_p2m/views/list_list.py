@@ -14,14 +14,14 @@ import numpy as np
 
 from gdb_p2m.errors import NotFound, P2mError, Unreadable
 from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
+from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.spaces.words import MAX_MFN_BITS, words_of
 from gdb_p2m.structures.xen_pages import shared_info
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, FrameArray, Mfn
 from gdb_p2m.views.base import Storage, StorageCount, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
-from gdb_p2m.views.leaves import KIND_OF, Backing, BackingArray, add_leaves, dirty_slots
+from gdb_p2m.views.leaves import KIND_OF, Backing, BackingArray, add_leaves, dirty_slots, leaf_builder
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ListListView(View):
 
     @cached_property
     def _mapping(self) -> Mapping:
-        builder = MappingBuilder(self.name, self.limit)
+        builder = leaf_builder(self.name, self.limit, self.guest.source, self.width)
         frames, backing = self.lists.leaves.reshape(-1), self.backing.copy()
         shared = {}
         for name, as_backing in (("p2m_missing", Backing.MISSING), ("p2m_identity", Backing.IDENTITY)):

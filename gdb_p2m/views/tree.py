@@ -1,4 +1,4 @@
-"""View `tree`: the three-level tree p2m_top -> middle page -> leaf (Linux 2.6.37 to 3.18, seed 1).
+"""View `tree`: the three-level tree p2m_top -> middle page -> leaf (Linux 2.6.37 to 3.18).
 
 The answer for a PFN is in the pointers: a leaf pointer that is p2m_missing or p2m_identity settles 512 PFNs
 (1024 on 32-bit), a middle page that all slots of 1 GiB share settles those. Cost follows distinct middle
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gdb_p2m.errors import NotFound, Unreadable, Untranslatable
 from gdb_p2m.guest import LinuxGuest
-from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
+from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Mask
 from gdb_p2m.structures.era import TREE_TWO_LEVELS, Era, era_of
@@ -23,7 +23,7 @@ from gdb_p2m.structures.p2m_tree import P2mTree, Pointer, read_tree, shared_page
 from gdb_p2m.units import PAGE_SHIFT, FrameArray, Mfn
 from gdb_p2m.views.base import Storage, Trace, View, shared_answer
 from gdb_p2m.views.entry_runs import classify_entry
-from gdb_p2m.views.leaves import Backing, Dirty, add_leaves, dirty_slots
+from gdb_p2m.views.leaves import Backing, Dirty, add_leaves, dirty_slots, leaf_builder
 from gdb_p2m.views.tree_storage import storage_of
 
 BackingRows = npt.NDArray[np.uint8]
@@ -161,7 +161,7 @@ class TreeView(View):
 
     @cached_property
     def _mapping(self) -> Mapping:
-        builder = MappingBuilder(self.name, self.limit)
+        builder = leaf_builder(self.name, self.limit, self.guest.source, self.width)
         backing, frame = self._slots
         add_leaves(builder, self.guest.source, self.width, backing, frame, 0, self.progress, self.dirty)
         return builder.build()

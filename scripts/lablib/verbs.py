@@ -23,8 +23,11 @@ _SCRIPTS = Path(__file__).resolve().parent.parent
 
 def gdb_command(lab: Lab) -> str:
     """The line to type into a shell to look at the lab."""
-    source, remote = f"source {_SCRIPTS / 'gdb_p2m.py'}", f"target remote 127.0.0.1:{lab.port}"
-    return f"gdb -ex {shlex.quote(source)} -ex {shlex.quote(remote)}"
+    commands = [f"source {_SCRIPTS / 'gdb_p2m.py'}", f"target remote 127.0.0.1:{lab.port}"]
+    if lab.state() == "not begun":
+        # `p2m boot` sets breakpoints before the kernel, with its symbols, is in memory.
+        commands.append(f"set p2m kernel {lab.files['vmlinuz']}")
+    return " ".join(["gdb", *(f"-ex {shlex.quote(c)}" for c in commands)])
 
 
 def facts(lab: Lab) -> dict[str, Any]:

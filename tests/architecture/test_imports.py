@@ -15,24 +15,28 @@ from support.places import PACKAGE, ROOT
 LAYERS = (
     ("errors", "__init__"),
     ("units", "progress"),
-    ("layout", "mapping"),
+    ("layout", "mapping", "mapping_diff"),
     ("sources",),
     ("spaces",),
+    ("code",),
     ("symbols",),
     ("guest", "xen_riscv", "domain", "target"),
     ("structures",),
     ("views",),
+    ("pictures",),
+    ("stories",),
     ("rules",),
     ("commands",),
-    ("render",),
-    ("cli", "gdbui", "gdbinit", "api"),
+    ("render", "report"),
+    ("cli", "gdbui", "gdbinit", "api", "drgn"),
 )
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 MODEL_MAY_IMPORT = {"layout", "units", "errors", "model", "progress", "mapping"}
 LAZY = {
     # Imports inside functions, which cost a start nothing, may look "down": each with its reason.
     ("target", "structures"): "Target.guests reads start_info to know dom0; Target.domain_list reads Xen's list",
-    ("commands", "render"): "check's report knows how to become SARIF and JUnit",
+    ("commands", "render"): "check's report knows how to become SARIF and JUnit, draw's picture how to become text and SVG",
+    ("commands", "report"): "the verb's arguments are known without its templates and what they need",
     ("__init__", "api"): "the package's names are loaded on first use, so that importing it costs nothing",
 }
 

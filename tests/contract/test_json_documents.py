@@ -91,6 +91,7 @@ def test_two_dumps_compared() -> None:
 def test_verbs_that_write_files(dom0_core: Path, tmp_path: Path) -> None:
     document = validate(run_cli("excerpt", dom0_core, tmp_path / "out.core", "--json").out)
     assert document["pages"] > 900 and document["bytes"] == (tmp_path / "out.core").stat().st_size
+    validate(run_cli("export", dom0_core, "--elf", tmp_path / "o.elf", "--csv", tmp_path / "o.csv", "--json").out)
     model = FIXTURES / "models" / "tiny-domu.model"
     validate(run_cli("model", model, "-o", tmp_path / "tiny.core", "--json").out)
 

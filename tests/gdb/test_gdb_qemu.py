@@ -106,6 +106,14 @@ def modes(ran: GdbRan) -> list[str]:
     return re.findall(r'received: "(\d)"', ran.out)
 
 
+def test_the_live_machine_is_compared_with_a_dump(attached: Attached, tmp_path: Path) -> None:
+    ran = attached(f"p2m diff {DOM0.path} --json -o {tmp_path}/diff", "output $_p2m_status", "echo \\n", MODE)
+    document = json.loads((tmp_path / "diff").read_text())
+    assert document["equal"] and document["totals"]["kept"]["count"] == DOM0.totals["mfn"]
+    assert document["sides"][1]["path"] == str(DOM0.path) != document["sides"][0]["path"]
+    assert ran.out.startswith("0\n") and modes(ran) == ["0"]
+
+
 @pytest.mark.parametrize("bulk", [True, False], ids=["pmemsave", "packets"])
 def test_live_answers_are_those_of_the_excerpt_byte_for_byte(attached: Attached, bulk: bool, tmp_path: Path) -> None:
     commands = [f"p2m {verb} --json -o {tmp_path}/{i}" for i, verb in enumerate(VERBS)]

@@ -14,7 +14,7 @@ from support.gdb_process import Gdb
 from support.places import DOM0, FIXTURES, ODD, Truth
 
 pytestmark = pytest.mark.gdb
-OWN = {"open", "close", "boot"}
+OWN = {"open", "close", "boot", "watch"}
 """Commands that only GDB needs."""
 
 

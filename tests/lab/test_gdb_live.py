@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gdb, pytest.mark.lab]
 MODE = "maintenance packet qqemu.PhyMemMode"
 MORE = ["map --view list-list", "lookup 0 0x9f 0x19061 0x7ffffff", "lookup --mfn 0x30100 5", "walk 0x19061"]
 """Beyond every verb's own example."""
-NOT_TWICE = {"excerpt", "model"}
+NOT_TWICE = {"excerpt", "export", "model"}
 """Verbs that write files."""
 
 

@@ -43,6 +43,10 @@ def test_every_rule_of_the_catalogue_on_a_healthy_dom0(either: Healthy) -> None:
         if why is not None:
             assert result.status == "not_applicable" and result.checked == 0, result
             assert result.reason.startswith(why) and result.reason, result
+        elif rule == "M2P-002":
+            # These excerpts are older than the rule; the machine of tests/real/test_frame_owners.py has Xen's records.
+            assert (result.status, result.checked) == ("could_not_check", 0)
+            assert result.reason.startswith("Xen's frame table, at 0xffff82e000000000, is not in the dump")
         elif rule == "LIN-009":
             assert (result.status, result.total) == ("failed", LIN_009[either.truth.name])
         else:

@@ -20,8 +20,9 @@ ARGUMENTS = {
     "stats": ["", "--view list-list"],
     "list-list": ["", "--top 0", "--top 511"],
     "explain": ["0x100", "0xfee00"],
+    "draw": ["--ascii", "0x100 --width 60 --ascii", "--view list-list --ascii"],
 }
-LEFT_OUT = ("excerpt", "diff", "report", "disasm", "page-info")
+LEFT_OUT = ("excerpt", "export", "diff", "report", "disasm", "page-info")
 """Verbs that write files, want two dumps or a kernel's code, or are about RISC-V only."""
 
 

@@ -100,7 +100,7 @@ def test_dom0_mem_of_the_documentation() -> None:
 
 
 def test_whole_leaves_of_a_3_16_move_go_first() -> None:
-    """By hand from seed 3's removed code: source 0x10100, target 0x100080, 1300 pages.
+    """By hand from "xen: Delay remapping memory of pv-domain"'s removed code: source 0x10100, target 0x100080, 1300 pages.
 
     Aligned: source 0x10200..0x10600 (two leaves), target 0x100200..0x100400 (one leaf): one leaf moves whole.
     Left 788, in step: source 0x10100.. and target 0x100080.. until either reaches its aligned part and jumps it.

@@ -1,4 +1,4 @@
-"""The example that the kernel's comment draws (seeds 1 and 2), slot by slot, and where the comment is off by one.
+"""The example that the kernel's comment draws, slot by slot, and where the comment is off by one.
 
 E820 RAM to 1029 MiB, ACPI and reserved to 2001 MiB, RAM to 2048 MiB and on to 4 GiB; dom0_mem=max:3GB,1GB.
 """

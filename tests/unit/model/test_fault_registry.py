@@ -9,11 +9,11 @@ import pytest
 from gdb_p2m.errors import UsageError
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import parse
-from gdb_p2m.model.faults import FAULTS, HYPERVISOR_ONLY, Fault, break_machine, fault_by_id
+from gdb_p2m.model.faults import FAULTS, Fault, break_machine, fault_by_id
 from gdb_p2m.model.machine import Machine
 from support.places import FIXTURES
 
-ALL = (*FAULTS, *HYPERVISOR_ONLY)
+ALL = FAULTS
 RULES = [
     *(f"ENT-00{i}" for i in range(1, 7)),
     *(f"TRE-00{i}" for i in range(1, 8)),

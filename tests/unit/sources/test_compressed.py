@@ -1,8 +1,9 @@
-"""Unpacking `.zst` and `.gz`: sparse, whole, and honest about streams that end early."""
+"""Unpacking `.zst`, `.xz` and `.gz`: sparse, whole, and honest about streams that end early."""
 
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 from pathlib import Path
 
@@ -20,6 +21,8 @@ CONTENT = os.urandom(5000) + bytes(3 * MIB) + b"middle" + bytes(2 * MIB + 17) + 
 
 
 def pack(kind: str, data: bytes) -> bytes:
+    if kind == "xz":
+        return lzma.compress(data, preset=1)
     return gzip.compress(data, 1) if kind == "gzip" else zstandard.compress(data)
 
 
@@ -31,20 +34,20 @@ def unpacked(tmp_path: Path, kind: str, packed: bytes) -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd"])
 def test_the_content_comes_back(tmp_path: Path, kind: str) -> None:
     packed = pack(kind, CONTENT)
     assert compression_of(packed[:64]) == kind
     assert unpacked(tmp_path, kind, packed) == CONTENT
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd"])
 def test_several_streams_in_one_file_are_one_content(tmp_path: Path, kind: str) -> None:
     packed = pack(kind, CONTENT[:6000]) + pack(kind, b"") + pack(kind, CONTENT[6000:])
     assert unpacked(tmp_path, kind, packed) == CONTENT
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd"])
 def test_zeros_take_no_disk(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "zeros"
     path.write_bytes(pack(kind, bytes(64 * MIB) + b"end"))
@@ -54,7 +57,7 @@ def test_zeros_take_no_disk(tmp_path: Path, kind: str) -> None:
         assert info.st_blocks * 512 < 4 * MIB
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "xz", "zstd"])
 @settings(max_examples=30)
 @given(share=st.floats(0, 0.999))
 def test_a_stream_that_ends_early_is_refused_wherever_it_ends(
@@ -99,3 +102,22 @@ def test_a_write_that_fails_is_one_clear_error(tmp_path: Path, monkeypatch: pyte
 
 def test_plain_files_are_not_taken_for_packed_ones() -> None:
     assert compression_of(b"\x7fELF") is None and compression_of(b"") is None
+
+
+def test_padding_between_xz_streams_is_skipped(tmp_path: Path) -> None:
+    packed = pack("xz", b"one") + bytes(8) + pack("xz", b"two")
+    assert unpacked(tmp_path, "xz", packed) == b"onetwo"
+
+
+def test_an_xz_stream_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 512 << 20}]
+    packed = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=filters)
+    with pytest.raises(NotUnderstood, match="xz stream"):
+        unpacked(tmp_path, "xz", packed.compress(b"x" * 100) + packed.flush())
+
+
+def test_an_xz_stream_of_zeros_takes_no_memory(tmp_path: Path) -> None:
+    """64 MiB in 10 KB: chunks stay small whatever the ratio."""
+    (tmp_path / "zeros").write_bytes(pack("xz", bytes(64 * MIB)))
+    with open(tmp_path / "zeros", "rb") as raw:
+        assert max(len(c) for c in compressed._xz_chunks(raw)) <= compressed.CHUNK

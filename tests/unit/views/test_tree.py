@@ -112,7 +112,7 @@ def test_memory_in_use_is_that_of_distinct_pages(machine: Machine, view: TreeVie
 
 
 def test_what_compact_identity_saves_is_one_page_less_than_its_slots(machine: Machine, view: TreeView) -> None:
-    """Seed 1's point: before, each GiB of identity needed a middle page of its own."""
+    """"x86/xen: compactly store large identity ranges in the p2m"'s point: before, each GiB of identity needed a middle page of its own."""
     slots = {name: n for name, _, n in view.storage().shared}.get("p2m_mid_identity", 0)
     assert bool(view.storage().notes) == bool(slots)
     if slots:
@@ -130,7 +130,7 @@ def test_the_tree_is_the_guests_own_view(machine: Machine) -> None:
 
 
 def test_the_kernels_own_drawing_reads_as_its_comment_says() -> None:
-    """Seeds 1 and 2: 0x40500..0x7d0ff is identity, in p2m[1][2][256..511] to p2m[1][488][0..255].
+    """The drawing: 0x40500..0x7d0ff is identity, in p2m[1][2][256..511] to p2m[1][488][0..255].
 
     The comment counts slot 256 of p2m[1][488] too, which is one too many: the range's end is exclusive.
     """

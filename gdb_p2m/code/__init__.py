@@ -1,0 +1,1 @@
+"""Machine code in memory: instructions of a function, and the static addresses that they refer to."""
