@@ -16,6 +16,8 @@ from gdb_p2m.progress import Progress, no_progress
 
 RAW_HELP = "DUMP is raw memory from machine address ADDRESS on (of a RISC-V machine: ADDRESS:riscv64)"
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE, EXIT_INPUT = 0, 1, 2, 3
+UNLIMITED = 1 << 16
+"""Columns where there is no terminal: prose has a limit of its own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -170,11 +172,17 @@ def timing_text(target: object) -> str:
     return "timing:\n" + "\n".join(lines) + "\n"
 
 
+def columns_of(out: TextIO) -> int | None:
+    """What prose is folded to: GDB's streams know it, terminals are asked (None), pipes and files have no width."""
+    known: int | None = getattr(out, "columns", None)
+    return known if known is not None or out.isatty() else UNLIMITED
+
+
 def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
     if report.raw_stdout:
         return report.exit_code
-    text = rendered(report, args.format, getattr(out, "columns", None))
+    text = rendered(report, args.format, columns_of(out) if args.output == "-" else UNLIMITED)
     if args.output == "-" or report.made_output:
         out.write(text)
     else:

@@ -122,7 +122,9 @@ def _program(library: Any, machine: Machine, domain: int | None) -> drgn.Program
     context = machine.context if domain is None else Context(machine.target, domain, machine.target.progress)
     guest = context.domain
     if not isinstance(guest, LinuxGuest) or guest.width.bits != 64:
-        raise NotSupported("the drgn adapter reads 64-bit x86 PV guests", hint="`export --elf` writes what others can open")
+        raise NotSupported(
+            "the drgn adapter reads 64-bit x86 PV guests", hint="`export --elf` writes what others can open"
+        )
     mapping = context.views.get(None).mapping()
     tables = pfn_tables(guest, mapping)
     info = next(n.desc for n in core_notes(guest, tables.own).notes if n.name == "VMCOREINFO")

@@ -220,9 +220,7 @@ def frame_totals(a: Mapping, b: Mapping) -> FrameTotals:
     cuts = np.unique(np.concatenate((*mine, *theirs)))
     length = np.diff(cuts)
     in_a, in_b = _covered(cuts[:-1], *mine), _covered(cuts[:-1], *theirs)
-    return FrameTotals(
-        int(length[in_a & in_b].sum()), int(length[in_a & ~in_b].sum()), int(length[in_b & ~in_a].sum())
-    )
+    return FrameTotals(int(length[in_a & in_b].sum()), int(length[in_a & ~in_b].sum()), int(length[in_b & ~in_a].sum()))
 
 
 def _stretches(m: Mapping) -> tuple[FrameArray, FrameArray]:

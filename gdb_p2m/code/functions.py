@@ -37,7 +37,7 @@ class Code:
         return X86Decoder(32 if self.arch == "i386" else 64, self.first, self.end)
 
     def function(self, start: int, names: Names, length: int | None, noreturn: frozenset[int]) -> Function:
-        """The function at `start`. length: its bytes where a note tells; else the next symbol ends it, if one is known."""
+        """The function at `start`. length: its bytes where a note tells; else the next symbol, if known, ends it."""
 
         def belongs(address: int) -> bool:
             if length is not None:

@@ -52,9 +52,7 @@ class RiscvDecoder:
             references = (Reference(made, "address", 0),)
         return Instruction(address, bytes(found.bytes), found.mnemonic, found.op_str, references, leads, ends)
 
-    def _flow(
-        self, found: Any, name: str, ops: list[Any]
-    ) -> tuple[tuple[Reference, ...], tuple[int, ...], bool]:
+    def _flow(self, found: Any, name: str, ops: list[Any]) -> tuple[tuple[Reference, ...], tuple[int, ...], bool]:
         """References and leads of jumps, branches and calls."""
         immediate = ops[-1].imm if ops and ops[-1].type == cs.RISCV_OP_IMM else 0
         if (name.startswith("b") and name != "ebreak" and found.group(cs.RISCV_GRP_JUMP)) or name in _BRANCHES:

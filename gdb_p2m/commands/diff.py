@@ -191,14 +191,12 @@ def _runs_text(report: Report, word: str, shown: MappingDiff, fold: bool) -> Non
         rows = [[hexa(s), hexa(s + c - 1), c, change.word, n] for s, c, change, n in shown.folded()]
         report.table([f"first {word}", f"last {word}", "count", "change", "runs"], rows, align="rrrlr")
         return
-    rows = [
-        [hexa(r.start), hexa(r.end - 1), r.count, r.change.word, _answer(r, 0), _answer(r, 1)] for r in shown
-    ]
+    rows = [[hexa(r.start), hexa(r.end - 1), r.count, r.change.word, _answer(r, 0), _answer(r, 1)] for r in shown]
     report.table([f"first {word}", f"last {word}", "count", "change", "before", "after"], rows, align="rrrlll")
 
 
 def _answer(r: ChangeRun, side: int) -> str:
-    """"mfn 0x30100..0x301ff" or "missing"."""
+    """ "mfn 0x30100..0x301ff" or "missing"."""
     kind, frame, order = r.kinds[side], r.frames[side], r.orders[side]
     if kind is Kind.INVALID:
         return "-"

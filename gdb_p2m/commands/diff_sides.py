@@ -88,7 +88,8 @@ def refuse(a: Side, b: Side) -> None:
         )
     if a.word_bits != b.word_bits:
         raise UsageError(
-            f"the guest in {a.path} has {a.word_bits} bits, the one in {b.path} has {b.word_bits}: two different guests",
+            f"the guest in {a.path} has {a.word_bits} bits, the one in {b.path} has {b.word_bits}: "
+            "two different guests",
             hint="--domain and --other-domain choose others",
         )
     if a.view != b.view:

@@ -10,11 +10,13 @@ from typing import Any
 from gdb_p2m.code.flow import Function, Instruction, Reference
 from gdb_p2m.code.functions import Code
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
-from gdb_p2m.errors import NotFound, Unreadable, Untranslatable
+from gdb_p2m.errors import NotFound, Unreadable, Untranslatable, UsageError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.code import LINUX_CODE, XEN_RISCV_CODE, CodeName
 from gdb_p2m.layout.names import ALL_NAMES
+from gdb_p2m.layout.pagetables import X86_NX
 from gdb_p2m.layout.x86_pv import WIDTH_32, WIDTH_64
+from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.symbols.disassembly import linux_code, read_named_function
 from gdb_p2m.symbols.table import SymbolTable
 from gdb_p2m.symbols.xen_code import xen_code
@@ -31,11 +33,23 @@ class Image:
     names: SymbolTable
     known: tuple[CodeName, ...]
     domain: int | None
+    space: VirtualSpace | None = None
+
+    def is_data(self, address: int) -> bool:
+        """Whether x86 page tables forbid to execute what is there (False where they cannot be read)."""
+        if self.space is None:
+            return False
+        try:
+            return bool(self.space.walk(address).steps[-1].pte.raw & X86_NX)
+        except Untranslatable:
+            return False
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the function; without it, those worth looking at are listed")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the function; without it, those worth looking at are listed"
+    )
 
 
 def run(ctx: Context, args: argparse.Namespace) -> Report:
@@ -51,7 +65,7 @@ def _image(ctx: Context) -> Image:
     # Not ctx.domain: code is there although the P2M may not be.
     guest = ctx.domain
     assert isinstance(guest, LinuxGuest)
-    return Image(linux_code(guest.space), guest.names, LINUX_CODE, guest.id)
+    return Image(linux_code(guest.space), guest.names, LINUX_CODE, guest.id, guest.space)
 
 
 def _list(image: Image) -> Report:
@@ -68,6 +82,11 @@ def _list(image: Image) -> Report:
 
 
 def _show(image: Image, name: str) -> Report:
+    if image.is_data(image.names.require(name).address):
+        raise UsageError(
+            f"{name} is no code now: its page is not executable (data, or code of the boot that was freed)",
+            hint=f"`symbols {name}` shows its address and value",
+        )
     function = read_named_function(image.code, image.names, name)
     if not function.instructions:
         raise NotFound(
@@ -198,10 +217,10 @@ VERB = Verb(
     "disasm",
     "the kernel's own lookup code in memory, with our names and the current values of its operands",
     "Follows a function's code from its entry, in a PV guest's kernel or in Xen on RISC-V, and annotates what each "
-    "instruction refers to: variables with their values in this memory, calls, jumps, and the flag bits of P2M entries. "
+    "instruction refers to: variables with their values in this memory, calls, jumps, and the flag bits of P2M "
+    "entries. "
     "Without NAME it lists the functions that read and write the P2M.",
     "get_phys_to_machine",
     configure,
     run,
 )
-

@@ -27,13 +27,13 @@ def record_code(code: Code, names: SymbolTable, wanted: tuple[CodeName, ...], no
             symbols[name.name] = function.start
             lengths[name.name] = max(i.next for i in function.listing) - function.start
             for r in function.references("load", "store", "call", "address"):
-                near = names.nearest(r.address)
-                if near is None or near[1]:
-                    continue
-                symbols[near[0]] = r.address
                 if r.use in ("load", "store"):
+                    # Constants without a name, too: the size of page_info is in one of them.
                     with suppress(Unreadable, Untranslatable):
                         code.read(r.address, r.size)
+                near = names.nearest(r.address)
+                if near is not None and not near[1]:
+                    symbols[near[0]] = r.address
     if lengths and (stop := names.symbol(STACK_CHECK)) is not None:
         symbols[STACK_CHECK] = stop.address
     lines = [f"SYMBOL({n})={a:x}" for n, a in symbols.items() if n not in noted and _plain(n)]

@@ -49,7 +49,9 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
             {"id": s.id, "title": s.title, "paragraphs": [text for _, text in s.items], "sources": list(s.sources)}
             for s in story.sections
         ],
-        "sources": [{"key": c.key, "title": c.title, "where": c.where, "commit": c.commit or None} for c in story.cited],
+        "sources": [
+            {"key": c.key, "title": c.title, "where": c.where, "commit": c.commit or None} for c in story.cited
+        ],
     }
     report = Report(data)
     report.blocks += [Prose(s.title, _with_sources(s.items, s.sources)) for s in story.sections]
@@ -78,9 +80,7 @@ def _seen(ctx: Context, wanted: str | None, own: View, number: int) -> Seen:
     return out
 
 
-def _linux(
-    ctx: Context, guest: LinuxGuest, own: View, trace: Trace, steps: Story
-) -> tuple[Story, dict[str, Any]]:
+def _linux(ctx: Context, guest: LinuxGuest, own: View, trace: Trace, steps: Story) -> tuple[Story, dict[str, Any]]:
     from gdb_p2m.stories.linux import story_of
     from gdb_p2m.stories.scene import Scene
 
@@ -102,12 +102,20 @@ def _m2p(ctx: Context, steps: Story, trace: Trace, mfn: int) -> dict[str, Any]:
         return {"mfn": mfn, "error": e.message}
     agrees = entry.pfn == trace.number
     text = f"M2P[{mfn:#x}] at machine address {entry.address:#x} holds {entry.raw:#x}: {entry.meaning}. "
-    if agrees:
+    if agrees and trace.kind is Kind.FOREIGN:
+        text += (
+            "It names this very PFN: so the frame is the guest's own, and only marked, as pages that are granted "
+            "out may be."
+        )
+    elif agrees:
         text += "Xen keeps this table from frame to PFN for the whole machine; it agrees with the guest's P2M."
     elif trace.kind is Kind.FOREIGN:
         text += "It is the owner's PFN, or none, so it need not agree with a foreign entry."
     else:
-        text += "It does not agree with the guest's P2M, as it must for a frame of the guest's own; `check` has a rule for it."
+        text += (
+            "It does not agree with the guest's P2M, as it must for a frame of the guest's own; `check` has a rule "
+            "for it."
+        )
     steps.add("m2p", title, [text], ("layout: M2P",))
     return {"mfn": mfn, "address": entry.address, "raw": entry.raw, "agrees": agrees}
 
@@ -131,8 +139,10 @@ def _view_json(name: str, view: View | P2mError, trace: Trace | None) -> dict[st
 VERB = Verb(
     "explain",
     "the story of one frame: what it is, who says so, which code decides, and why it is made that way",
-    "For people who learn, on real memory: what the frame is; what each view reads, step by step; why a page of INVALID "
-    "entries can mean identity; which function of the kernel (or of Xen, on RISC-V) decides; how it came to be so; what "
+    "For people who learn, on real memory: what the frame is; what each view reads, step by step; why a page of "
+    "INVALID "
+    "entries can mean identity; which function of the kernel (or of Xen, on RISC-V) decides; how it came to be so; "
+    "what "
     "other eras would do; and the sources of all that.",
     "0xfee00",
     configure,

@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parquet", metavar="OUT", help="the same as Parquet (needs pyarrow)")
     parser.add_argument("--foreign", action="store_true", help="with --elf: other domains' frames, too")
     parser.add_argument(
-        "--for-crash", action="store_true", help="with --elf: write xen_start_info as 0, or crash takes our PFNs for MFNs"
+        "--for-crash",
+        action="store_true",
+        help="with --elf: write xen_start_info as 0, or crash takes our PFNs for MFNs",
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT when it is there")
 
@@ -88,7 +90,8 @@ def _elf(report: Report, ctx: Context, mapping: Mapping, path: str, args: argpar
     size = _written(report, "elf", path, **made.facts())
     left = ", ".join(f"{thousands(n)} {word}" for word, n in made.left_out.items() if n)
     lines = [
-        f"{path}: {thousands(made.pages)} pages in {thousands(made.segments)} segments, {human_size(size)}, in PFN order.",
+        f"{path}: {thousands(made.pages)} pages in {thousands(made.segments)} segments, {human_size(size)}, "
+        "in PFN order.",
         f"left out: {left}" if left else "nothing of the guest's own memory is left out",
         *made.said,
     ]

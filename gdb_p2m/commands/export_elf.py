@@ -105,19 +105,30 @@ def _prepared(ctx: Context, mapping: Mapping, core: Core) -> tuple[PfnTables | N
     """The guest's page tables (x86), the notes, and e_machine."""
     guest = ctx.domain
     if not isinstance(guest, LinuxGuest):
-        core.said.append("the guest's own page tables hold guest addresses already; nothing is known of its kernel: no VMCOREINFO")
+        core.said.append(
+            "the guest's own page tables hold guest addresses already; nothing is known of its kernel: no VMCOREINFO"
+        )
         return None, [], EM["riscv64"]
     with ctx.target.timing.stage("page tables"):
         tables = pfn_tables(guest, mapping, ctx.progress)
     found = core_notes(guest, tables.own)
-    core.tables, core.phys_base, core.direct_map, core.cpus = len(tables.tables), found.phys_base, found.direct_map, found.cpus
+    core.tables, core.phys_base, core.direct_map, core.cpus = (
+        len(tables.tables),
+        found.phys_base,
+        found.direct_map,
+        found.cpus,
+    )
     core.said += found.said
     if tables.unreadable:
         core.said.append(f"{tables.unreadable:,} page tables are not in the dump: what they map cannot be translated")
     if guest.width.bits == 32:
-        core.said.append("32-bit guest: page tables below the kernel's own root are translated, those of processes are not")
+        core.said.append(
+            "32-bit guest: page tables below the kernel's own root are translated, those of processes are not"
+        )
     if guest.width.bits == 64 and core.direct_map is None:
-        core.said.append("the direct map was not found: p_vaddr is 0, only physical addresses and page tables lead to pages")
+        core.said.append(
+            "the direct map was not found: p_vaddr is 0, only physical addresses and page tables lead to pages"
+        )
     return tables, found.notes, EM["x86-64" if guest.width.bits == 64 else "i386"]
 
 
@@ -129,7 +140,9 @@ def _hide_xen(ctx: Context, change: Change, core: Core) -> Change:
     guest = ctx.guest
     at = guest.space.translate(guest.names.require("xen_start_info").address)
     mfn, offset, size = at >> PAGE_SHIFT, at & (PAGE_SIZE - 1), guest.width.bytes
-    core.said.append(f"xen_start_info (PFN-ordered page of MFN {mfn:#x}, offset {offset:#x}) is written as 0, for crash")
+    core.said.append(
+        f"xen_start_info (PFN-ordered page of MFN {mfn:#x}, offset {offset:#x}) is written as 0, for crash"
+    )
 
     def hidden(mfns: FrameArray, pages: Pages) -> Pages:
         pages = change(mfns, pages)
@@ -184,8 +197,14 @@ def _account(
     core.left_out = {word: n for word, n in core.left_out.items() if n}
     if tables is not None:
         done = tables.done
-        core.entries = {"own": done.translated, "foreign": done.foreign, "identity": done.kept_identity, "cleared": done.dropped}
+        core.entries = {
+            "own": done.translated,
+            "foreign": done.foreign,
+            "identity": done.kept_identity,
+            "cleared": done.dropped,
+        }
         core.said.append(
-            f"page tables: {core.tables:,} pages; {done.translated:,} entries translated, {done.kept_identity:,} identity, "
+            f"page tables: {core.tables:,} pages; {done.translated:,} entries translated, "
+            f"{done.kept_identity:,} identity, "
             f"{done.foreign:,} foreign, {done.dropped:,} cleared (frames that no PFN stands for, Xen's own above all)"
         )

@@ -7,10 +7,8 @@ import sys
 from typing import TextIO, cast
 
 import gdb
+from gdb_p2m.cli import UNLIMITED
 from gdb_p2m.progress import Progress, no_progress
-
-UNLIMITED = 1 << 16
-"""Columns where there is no terminal: prose has a limit of its own."""
 
 
 class GdbStream(io.TextIOBase):

@@ -1,4 +1,4 @@
-"""Pretty-printers for the types of Linux and Xen that P2Ms are made of: pte_t, mfn_t, page_info, p2m_type_t, start_info.
+"""Pretty-printers for types that P2Ms are made of: pte_t, mfn_t, page_info, p2m_type_t, start_info.
 
 They add a meaning to what GDB prints, and every member stays there. A type of the same name with other members is
 left to GDB. `info pretty-printer` lists them; `disable pretty-printer global gdb-p2m` turns them off.

@@ -31,14 +31,19 @@ class Slot:
     def meaning(self, raw: int) -> str:
         """An entry in words: `0x30100: mfn, MFN 0x30100`."""
         kind, frame, reason = classify_entry(raw, self.pfn, self.width)
-        return f"{raw:#x}: {kind.word}" + (f", MFN {frame:#x}" if frame is not None else "") + (f" ({reason})" if reason else "")
+        return (
+            f"{raw:#x}: {kind.word}"
+            + (f", MFN {frame:#x}" if frame is not None else "")
+            + (f" ({reason})" if reason else "")
+        )
 
 
 def slot_of(context: Context, pfn: int) -> Slot:
     """The entry to watch. Raises NotSupported (RISC-V; a shared page), UsageError (out of range), P2mError."""
     if not isinstance(context.domain, LinuxGuest):
         raise NotSupported(
-            "p2m watch follows entries of x86 PV guests; a RISC-V domain's P2M is written by Xen, through addresses of its own",
+            "p2m watch follows entries of x86 PV guests; a RISC-V domain's P2M is written by Xen, through "
+            "addresses of its own",
             hint="`p2m walk GFN` shows where the entry lies",
         )
     guest, view = context.domain, context.views.own()
@@ -62,14 +67,18 @@ def _no_entry(guest: LinuxGuest, trace: Trace) -> P2mError:
     """Why a PFN has no entry of its own."""
     shared = SHARED.get(trace.kind)
     if shared is None or shared not in trace.read_what:
-        return P2mError(f"p2m watch: PFN {trace.number:#x} has no entry that can be watched: {trace.reason or trace.read_what}")
+        return P2mError(
+            f"p2m watch: PFN {trace.number:#x} has no entry that can be watched: {trace.reason or trace.read_what}"
+        )
     where = "" if trace.read_at is None else f" at machine address {trace.read_at:#x}"
     found = next((s for n in ALLOCATORS if (s := guest.names.symbol(n)) is not None), None)
     hint = "watch again when the PFN has a page of its own"
     if found is not None:
         hint = f"hbreak *{found.address:#x} stops at {found.name}, which makes that page; watch again afterwards"
     return NotSupported(
-        f"p2m watch: the slot of PFN {trace.number:#x} lies in the shared page {shared}, which all such PFNs share and nobody "
-        f"writes. When the PFN gets a frame, what leads to the page changes first: {trace.read_what.split(':')[0]}{where}",
+        f"p2m watch: the slot of PFN {trace.number:#x} lies in the shared page {shared}, which all such PFNs share "
+        "and nobody "
+        f"writes. When the PFN gets a frame, what leads to the page changes first: "
+        f"{trace.read_what.split(':')[0]}{where}",
         hint=hint,
     )

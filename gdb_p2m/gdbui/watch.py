@@ -87,8 +87,8 @@ class WatchCommand(gdb.Command):  # type: ignore[misc]
         parser = Parser(
             prog="p2m watch",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            description="Sets a hardware watchpoint on the entry of PFN; `continue`, and the machine stops when the entry\n"
-            "changes, with the old and the new meaning shown. Without PFN: the watches there are.",
+            description="Sets a hardware watchpoint on the entry of PFN; `continue`, and the machine stops when the\n"
+            "entry changes, with the old and the new meaning shown. Without PFN: the watches there are.",
             epilog="example: p2m watch 0x100",
         )
         parser.add_argument("number", nargs="?", metavar="PFN", help="the PFN to watch")

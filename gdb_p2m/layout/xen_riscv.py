@@ -150,7 +150,6 @@ TYPES = (
     XenType("OFFSET", "domain.domain_id", "no domain ids"),
     XenType("OFFSET", "domain.next_in_list", "only the first domain"),
     XenType("OFFSET", "domain.tot_pages", "pages of a domain are counted in its P2M"),
-    XenType("OFFSET", "domain.tot_pages", "pages of a domain are counted in its P2M"),
     XenType("OFFSET", "domain.arch.p2m", "no P2M"),
     XenType("OFFSET", "p2m_domain.pages", "GST-007 cannot look"),
     XenType("OFFSET", "p2m_domain.root", "no P2M"),

@@ -133,9 +133,7 @@ def write_pfn_core(
     return _write_pages(file, source, runs, change, progress)
 
 
-def _write_pages(
-    file: BinaryIO, source: Source, runs: PageRuns, change: Change, progress: Progress
-) -> FrameArray:
+def _write_pages(file: BinaryIO, source: Source, runs: PageRuns, change: Change, progress: Progress) -> FrameArray:
     bad = []
     done = 0
     with progress("writing pages", runs.pages) as step:

@@ -25,34 +25,50 @@ _IDENTITY = {
         "(_PAGE_IOMAP) that kept them from being translated."
     ),
     TREE_IDENTITY: (
-        "Identity by the leaf p2m_identity, or by entry; each stretch of {mid} that an identity range touches needs a middle page of "
+        "Identity by the leaf p2m_identity, or by entry; each stretch of {mid} that an identity range touches "
+        "needs a middle page of "
         "its own, even one that is identity throughout."
     ),
-    TREE_MID_IDENTITY: "Identity by the leaf p2m_identity, or for a whole {mid} by the middle page p2m_mid_identity, or by entry.",
-    LINEAR: "Identity by the page that backs the list, p2m_identity, or for whole page tables p2m_identity_pte, or by entry.",
+    TREE_MID_IDENTITY: (
+        "Identity by the leaf p2m_identity, or for a whole {mid} by the middle page p2m_mid_identity, or by entry."
+    ),
+    LINEAR: (
+        "Identity by the page that backs the list, p2m_identity, or for whole page tables p2m_identity_pte, or by "
+        "entry."
+    ),
 }
 _MISSING = {
-    TREE: "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing, or by an INVALID entry.",
+    TREE: (
+        "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing, or by an INVALID entry."
+    ),
     TREE_IDENTITY: (
-        "Missing by the leaf p2m_missing, which differs from p2m_identity by its address only, for a whole {mid} by the middle "
+        "Missing by the leaf p2m_missing, which differs from p2m_identity by its address only, for a whole {mid} "
+        "by the middle "
         "page p2m_mid_missing, or by an INVALID entry."
     ),
     TREE_MID_IDENTITY: (
-        "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing (p2m_mid_identity stands for the "
+        "Missing by the leaf p2m_missing, for a whole {mid} by the middle page p2m_mid_missing (p2m_mid_identity "
+        "stands for the "
         "other), or by an INVALID entry."
     ),
-    LINEAR: "Missing by the page that backs the list, p2m_missing, for whole page tables p2m_missing_pte, or by an INVALID entry.",
+    LINEAR: (
+        "Missing by the page that backs the list, p2m_missing, for whole page tables p2m_missing_pte, or by an "
+        "INVALID entry."
+    ),
 }
 _MFN = {
     TREE: "The same entry, reached as p2m_top[top][mid][index].",
-    TREE_IDENTITY: "The same entry, reached as p2m_top[top][mid][index]; the pointer is compared with p2m_identity first.",
+    TREE_IDENTITY: (
+        "The same entry, reached as p2m_top[top][mid][index]; the pointer is compared with p2m_identity first."
+    ),
     TREE_MID_IDENTITY: "As in 2.6.39 to 3.15: frames are stored the same way.",
     LINEAR: "The same entry, reached as xen_p2m_addr[pfn] through the processor's page tables.",
 }
 _TABLE = {Kind.IDENTITY: _IDENTITY, Kind.MISSING: _MISSING, Kind.MFN: _MFN, Kind.FOREIGN: _MFN}
 _BEFORE = (
     "before 2.6.37",
-    "The tree had two levels, and its pages were arrays in the kernel's image instead of pages made when they were needed.",
+    "The tree had two levels, and its pages were arrays in the kernel's image instead of pages made when they were "
+    "needed.",
 )
 
 
@@ -67,13 +83,16 @@ def other_eras(scene: Scene) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
     out += [("-", f"{when}: {table[era].format(mid=mid)}") for era, when in _TITLES if era != here]
     if scene.linear:
         out.append(("-", _later(scene)))
-    return out, tuple(_SOURCE[era] for era, _ in _TITLES if era != here) + (("virt-4tools",) if scene.linear and not scene.pae else ())
+    return out, tuple(_SOURCE[era] for era, _ in _TITLES if era != here) + (
+        ("virt-4tools",) if scene.linear and not scene.pae else ()
+    )
 
 
 def _later(scene: Scene) -> str:
     if scene.pae:
         return "5.9 on: there are no 32-bit PV kernels any more."
     return (
-        "4.3 on, in a domain with SIF_VIRT_P2M_4TOOLS: the list is the same, but the kernel keeps no frame list list for the "
+        "4.3 on, in a domain with SIF_VIRT_P2M_4TOOLS: the list is the same, but the kernel keeps no frame list "
+        "list for the "
         "toolstack, which follows p2m_cr3 and p2m_vaddr instead and would see the page that backs the entry."
     )

@@ -63,13 +63,16 @@ def _arithmetic(name: str, view: View, own: Trace, guest: LinuxGuest | None) -> 
             return []
         at = view.base + n * width.bytes
         return [
-            f"Entry {n:#x} of the list lies at virtual address {view.base:#x} + {n:#x} * {width.bytes} = {at:#x}. Which machine "
+            f"Entry {n:#x} of the list lies at virtual address {view.base:#x} + {n:#x} * {width.bytes} = {at:#x}. "
+            "Which machine "
             "frame backs that address is the question, so the kernel's page table is walked first."
         ]
     if name in ("tree", "list-list") and n < view.limit:
         top, mid, index = n // width.mid_span, n // width.per_page % width.per_page, n % width.per_page
         per = width.per_page
-        return [f"{n:#x} = {top} * {per}^2 + {mid} * {per} + {index}: top slot {top}, middle slot {mid}, entry {index}."]
+        return [
+            f"{n:#x} = {top} * {per}^2 + {mid} * {per} + {index}: top slot {top}, middle slot {mid}, entry {index}."
+        ]
     return []
 
 
@@ -80,11 +83,14 @@ def _conclusion(name: str, trace: Trace, own: Trace) -> str:
         return said
     if name == "list-list" and own.kind is Kind.IDENTITY and trace.kind is Kind.MISSING:
         return (
-            f"{said} That is no contradiction: the frame lists hold machine frames of pages of entries, and the toolstack knows "
+            f"{said} That is no contradiction: the frame lists hold machine frames of pages of entries, and the "
+            "toolstack knows "
             "frames and INVALID only, so identity that is stored by page is invisible here, by design."
         )
     if name == "core-table" and trace.kind is Kind.MISSING:
         return f"{said} That is no contradiction: the format lists only PFNs with a frame of the domain's own."
     if Kind.UNREADABLE in (trace.kind, own.kind):
         return f"{said} One of the two could not be read, so they cannot be compared."
-    return f"{said} The guest's own view says {own.kind.word}: the two disagree, and `check` says which rule that breaks."
+    return (
+        f"{said} The guest's own view says {own.kind.word}: the two disagree, and `check` says which rule that breaks."
+    )

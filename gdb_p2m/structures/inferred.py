@@ -4,8 +4,8 @@ shared_info is the interface between guest and toolstack, so it needs no name: p
 table to read it through (Xen public/arch-x86/xen.h; Linux 4.3 on, xen_setup_mfn_list_list()). What it does not say is
 where the list ends and which pages stand for "missing" and "identity"; both are read off the list itself:
 
-- The list has no unmapped page and its holes are covered by shared page tables, while an area of vmalloc space ends with
-  an unmapped page: the list ends where its shared tables end, if what follows cannot be more of it.
+- The list has no unmapped page and its holes are covered by shared page tables, while an area of vmalloc space ends
+  with an unmapped page: the list ends where its shared tables end, if what follows cannot be more of it.
 - A shared leaf is mapped many times and holds INVALID_P2M_ENTRY only. Frame lists name p2m_missing: it is the only MFN
   in a mid page that several top slots share (p2m_mid_missing_mfn). What lies past all memory is p2m_identity.
 
@@ -27,7 +27,7 @@ from gdb_p2m.layout.x86_pv import SHARED_INFO_32, SHARED_INFO_64
 from gdb_p2m.sources.base import Extent
 from gdb_p2m.spaces.pv_roots import Root, is_pae_l3, is_pv_l4, kernel_mark
 from gdb_p2m.spaces.virtual import VirtualSpace
-from gdb_p2m.structures.inferred_list import NOT_USED, Ends, SharedLeaves, list_end, shared_leaves
+from gdb_p2m.structures.inferred_list import Ends, SharedLeaves, list_end, shared_leaves
 from gdb_p2m.structures.record import Record, parse
 from gdb_p2m.structures.stage import is_virtual_area
 from gdb_p2m.structures.start_info_scan import FoundStartInfo
@@ -94,7 +94,9 @@ def _must_agree(guest: LinuxGuest, name: str, inferred: int) -> None:
 
 def _results(info: Record, found: Found, ends: Ends, leaves: SharedLeaves) -> dict[str, Inferred]:
     out = {
-        "HYPERVISOR_shared_info": Inferred(f"machine frame {info.address >> PAGE_SHIFT:#x}, {found.evidence}", None, Mfn(info.address >> PAGE_SHIFT)),
+        "HYPERVISOR_shared_info": Inferred(
+            f"machine frame {info.address >> PAGE_SHIFT:#x}, {found.evidence}", None, Mfn(info.address >> PAGE_SHIFT)
+        ),
         "xen_p2m_addr": Inferred(
             f"{info.number('p2m_vaddr'):#x}, shared_info.p2m_vaddr at machine address {info.address_of('p2m_vaddr'):#x}"
             + ("; p2m_generation is odd: the list was being changed" if info.number("p2m_generation") & 1 else ""),
@@ -108,7 +110,9 @@ def _results(info: Record, found: Found, ends: Ends, leaves: SharedLeaves) -> di
     }
     if found.start_info is not None:
         mfn = found.start_info.mfn
-        out["xen_start_info"] = Inferred(f"machine frame {mfn:#x}, the page with Xen's magic that names this shared_info", None, Mfn(mfn))
+        out["xen_start_info"] = Inferred(
+            f"machine frame {mfn:#x}, the page with Xen's magic that names this shared_info", None, Mfn(mfn)
+        )
     return out
 
 
@@ -175,6 +179,3 @@ def _candidates(guest: LinuxGuest) -> Iterable[int]:
             if is_pv_l4(guest.source, int(words[i]) >> PAGE_SHIFT):
                 looked += 1
                 yield first + i
-
-
-__all__ = ["NOT_USED", "infer"]

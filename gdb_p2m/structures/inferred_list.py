@@ -48,7 +48,7 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class SharedLeaves:
-    """Frames of p2m_missing and p2m_identity (NOT_USED: no slot leads to one), and why."""
+    """Frames of p2m_missing (NOT_USED: no page can be told to be it) and p2m_identity, and why."""
 
     missing: Mfn
     missing_evidence: str
@@ -75,7 +75,8 @@ def list_end(space: VirtualSpace, width: EntryWidth, base: int, max_pfn: int) ->
         least = max(least, int(shared[-1]) + 1)
     if not 0 < least <= mapped:
         raise NotUnderstood(
-            f"max_pfn {max_pfn:#x} needs a list of {least} page tables at {base:#x}, but only {mapped} follow each other"
+            f"max_pfn {max_pfn:#x} needs a list of {least} page tables at {base:#x}, "
+            f"but only {mapped} follow each other"
         )
     per_table = TABLE_BYTES // width.bytes
     if least < mapped and least * per_table < width.max_p2m_pfn and _may_be_list(space.source, int(frames[least])):
@@ -92,7 +93,9 @@ def list_end(space: VirtualSpace, width: EntryWidth, base: int, max_pfn: int) ->
 
 def _need_whole(entries: int, width: EntryWidth, base: int) -> None:
     if entries < width.max_p2m_pfn:
-        raise NotUnderstood(f"where the list at {base:#x} ends is not known: the page table after it is not in the dump")
+        raise NotUnderstood(
+            f"where the list at {base:#x} ends is not known: the page table after it is not in the dump"
+        )
 
 
 def _is_table(slots: Slots) -> npt.NDArray[np.bool_]:
@@ -145,9 +148,7 @@ def _leaves(source: Source, tables: FrameArray) -> tuple[dict[int, int], int]:
     return dict(zip(distinct[several].tolist(), sums[several].tolist(), strict=True)), last
 
 
-def shared_leaves(
-    source: Source, width: EntryWidth, ends: Ends, info: Record, nr_pages: int | None
-) -> SharedLeaves:
+def shared_leaves(source: Source, width: EntryWidth, ends: Ends, info: Record, nr_pages: int | None) -> SharedLeaves:
     """Which page is p2m_missing and which p2m_identity. Raises NotUnderstood when it cannot be told."""
     shared = _candidates(source, width, ends.shared)
     named = _missing_by_frame_lists(source, width, info)
@@ -156,12 +157,17 @@ def shared_leaves(
     rest = [f for f in others if f != identity]
     if named is not None:
         missing = Mfn(named)
-        missing_why = f"machine frame {named:#x}, the only frame in the mid page that top slots of the frame list list share"
+        missing_why = (
+            f"machine frame {named:#x}, the only frame in the mid page that top slots of the frame list list share"
+        )
     elif len(rest) == 1:
         missing = Mfn(rest[0])
         missing_why = f"machine frame {rest[0]:#x}, the other page of INVALID entries that backs many list pages"
     else:
-        missing, missing_why = NOT_USED, "no page of the list can be told to be it; its PFNs read as missing by their entries"
+        missing, missing_why = (
+            NOT_USED,
+            "no page of the list can be told to be it; its PFNs read as missing by their entries",
+        )
     return SharedLeaves(missing, missing_why, identity, why)
 
 
@@ -175,14 +181,17 @@ def _identity(
         far = nr_pages is not None and last_pfn >= (EXTRA_MEM_RATIO + 2) * nr_pages + HOLES
         if named is not None or far:
             times = ends.shared[ends.last]
-            why = f"machine frame {ends.last:#x}: all INVALID, backs {times:,} list pages, and the last one, past all memory"
+            backs = f"backs {times:,} list pages, and the last one, past all memory"
+            why = f"machine frame {ends.last:#x}: all INVALID, {backs}"
             return Mfn(ends.last), why
-    if named is not None and len(others) == 1:
-        return Mfn(others[0]), f"machine frame {others[0]:#x}, the only shared page of INVALID entries beside p2m_missing"
+    if named is not None and len(others) == 1 and ends.shared[others[0]] >= PTES:
+        why = f"machine frame {others[0]:#x}, the only page of INVALID entries beside p2m_missing that backs many list pages"
+        return Mfn(others[0]), why
     if not others:
-        return NOT_USED, "no page of the list is shared but p2m_missing: identity is stored by entry only"
+        # A page that backs a single page of the list may be p2m_identity, or private and full of missing.
+        raise NotUnderstood("no page of the list is shared but p2m_missing: nothing tells which is p2m_identity")
     raise NotUnderstood(
-        f"{len(others)} pages of INVALID entries back many list pages, and nothing tells which is p2m_identity "
+        f"{len(others)} pages of INVALID entries back several list pages, and nothing tells which is p2m_identity "
         f"(frames {', '.join(f'{f:#x}' for f in others[:4])})"
     )
 
@@ -201,7 +210,8 @@ def _candidates(source: Source, width: EntryWidth, leaves: dict[int, int]) -> li
     for frame, n in zip(often, invalid, strict=True):
         if n <= width.per_page // 2:
             raise NotUnderstood(
-                f"frame {frame:#x} backs {leaves[frame]:,} list pages and holds entries: neither a shared page nor a private one"
+                f"frame {frame:#x} backs {leaves[frame]:,} list pages and holds entries: "
+                "neither a shared page nor a private one"
             )
     return often
 

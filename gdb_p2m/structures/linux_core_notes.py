@@ -7,6 +7,7 @@ KERNELOFFSET) is added from memory where the text lacks it.
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,37 +17,45 @@ import numpy as np
 from gdb_p2m.errors import P2mError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.names import ALL_NAMES, ROOT_NAMES
-from gdb_p2m.layout.x86_pv import DIRECT_MAP_BASES_64, START_KERNEL_MAP
+from gdb_p2m.layout.x86_pv import DIRECT_MAP_BASES_64, KERNEL_IMAGE_LIMIT, START_KERNEL_MAP
 from gdb_p2m.sources.base import Note
 from gdb_p2m.spaces.pv_roots import Root, kernel_mark, kernel_text
 from gdb_p2m.structures.pfn_tables import PfnOfFrame
-from gdb_p2m.symbols.discover import note_text
+from gdb_p2m.symbols.discover import kernel_image, note_text
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE, Mfn
 
 NT_PRSTATUS = 1
 PRSTATUS_SIZE, PRSTATUS_REGS = 336, 112
 """struct elf_prstatus of x86-64, and its pr_reg (27 words: struct user_regs_struct)."""
 RIP_INDEX = 16
+_BANNER = re.compile(rb"Linux version (\d[!-~]{1,63}) \(")
 
 
 @dataclass
 class CoreNotes:
-    """The notes, and sentences about where they come from. direct_map: virtual address of PFN 0, None if not known."""
+    """The notes, and sentences about where they come from.
+
+    Virtual addresses: direct_map of PFN 0, root_table of the kernel's own page table; None where not known.
+    """
 
     notes: list[Note]
     said: list[str] = field(default_factory=list)
     phys_base: int | None = None
     direct_map: int | None = None
+    root_table: int | None = None
     cpus: int = 0
 
 
 def core_notes(guest: LinuxGuest, pfn_of: PfnOfFrame) -> CoreNotes:
     """VMCOREINFO and CPU notes of the guest; frames are translated by `pfn_of`."""
     out = CoreNotes([])
+    root = guest.names.first(n.name for n in ROOT_NAMES)
+    out.root_table = None if root is None else root.address
     if guest.width.bits == 64:
         out.phys_base = _phys_base(guest, pfn_of)
         out.direct_map = _direct_map(guest, pfn_of)
-    if guest.width.bits == 64:
+        if root is None and out.phys_base is not None:
+            out.root_table = _root_table(guest, pfn_of, out.phys_base)
         for note in _cpu_notes(guest, out.said):
             out.notes.append(note)
             out.cpus += 1
@@ -62,6 +71,23 @@ def _phys_base(guest: LinuxGuest, pfn_of: PfnOfFrame) -> int | None:
     except P2mError:
         return None
     return None if pfn is None else (pfn << PAGE_SHIFT) - (text - START_KERNEL_MAP)
+
+
+def _root_table(guest: LinuxGuest, pfn_of: PfnOfFrame, phys_base: int) -> int | None:
+    """Virtual address of the root in use, when it lies in the kernel's image: then it is swapper_pg_dir.
+
+    A process's root does not; the address is proved by translating it back.
+    """
+    pfn = _pfn(guest.root.mfn, pfn_of)
+    if pfn is None:
+        return None
+    address = START_KERNEL_MAP + (pfn << PAGE_SHIFT) - phys_base
+    if not START_KERNEL_MAP <= address < START_KERNEL_MAP + KERNEL_IMAGE_LIMIT:
+        return None
+    with suppress(P2mError):
+        if guest.frame_of(address) == guest.root.mfn:
+            return address
+    return None
 
 
 def _direct_map(guest: LinuxGuest, pfn_of: PfnOfFrame) -> int | None:
@@ -97,7 +123,8 @@ def _vmcoreinfo(guest: LinuxGuest, out: CoreNotes) -> bytes:
         added += [
             f"SYMBOL({n.name})={s.address:x}"
             for n in ALL_NAMES
-            if (s := guest.names.symbol(n.name)) is not None and f"SYMBOL({n.name})" not in known
+            if (s := guest.names.symbol(n.name)) is not None
+            and f"SYMBOL({n.name})" not in known
             and f"SYMBOL({n.name})={s.address:x}" not in added
         ]
     else:
@@ -120,19 +147,32 @@ def _kernels_own_text(guest: LinuxGuest) -> tuple[bytes | None, str]:
 
 
 def _needed_lines(guest: LinuxGuest, out: CoreNotes) -> list[str]:
-    lines = [f"OSRELEASE={guest.names.release}"] if guest.names.release else []
+    release = guest.names.release or _release_of_banner(guest)
+    lines = [f"OSRELEASE={release}"] if release else []
+    if not release:
+        out.said.append("VMCOREINFO: the kernel's release is not known; drgn needs OSRELEASE (Program(vmcoreinfo=...))")
     if guest.names.build_id:
         lines.append(f"BUILD-ID={guest.names.build_id}")
     lines.append(f"PAGESIZE={PAGE_SIZE}")
-    root = guest.names.first(n.name for n in ROOT_NAMES)
-    if root is not None:
-        lines.append(f"SYMBOL(swapper_pg_dir)={root.address:x}")
+    if out.root_table is not None:
+        lines.append(f"SYMBOL(swapper_pg_dir)={out.root_table:x}")
+    else:
+        out.said.append("VMCOREINFO: swapper_pg_dir is not known; readers cannot walk the kernel's page table")
     if guest.width.bits == 64:
         if out.phys_base is not None:
             lines.append(f"NUMBER(phys_base)={out.phys_base}")
         # PV kernels run where they are linked (layout.x86_pv.START_KERNEL_MAP), with four levels.
         lines += ["KERNELOFFSET=0", "NUMBER(pgtable_l5_enabled)=0"]
     return lines
+
+
+def _release_of_banner(guest: LinuxGuest) -> str | None:
+    """The release in linux_banner, looked for in the kernel's read-only data when no name leads there."""
+    with suppress(P2mError):
+        found = {m[1] for m in _BANNER.finditer(kernel_image(guest.space, True))}
+        if len(found) == 1:
+            return found.pop().decode("ascii")
+    return None
 
 
 def _cpu_notes(guest: LinuxGuest, said: list[str]) -> list[Note]:

@@ -159,7 +159,11 @@ class DisassemblySource:
         return found
 
     def _try(
-        self, recipes: tuple[Recipe, ...], checks: Checks, functions: dict[str, Function | None], found: dict[str, Symbol]
+        self,
+        recipes: tuple[Recipe, ...],
+        checks: Checks,
+        functions: dict[str, Function | None],
+        found: dict[str, Symbol],
     ) -> None:
         for recipe in recipes:
             # Not of the table: it would remember that this source, which is busy, has no answer.

@@ -50,7 +50,10 @@ def facts_from_code(code: Code, names: SymbolTable) -> CodeFacts:
     if table is None:
         return CodeFacts(None, None, None, "frametable_virt_start is not known")
     listing = function.listing
-    at = next((i for i, x in enumerate(listing) if table.address in [r.address for r in x.references if r.use == "load"]), None)
+    at = next(
+        (i for i, x in enumerate(listing) if table.address in [r.address for r in x.references if r.use == "load"]),
+        None,
+    )
     if at is None:
         why = "; ".join(function.problems) or f"{TEACHER} does not load frametable_virt_start"
         return CodeFacts(None, None, None, why)

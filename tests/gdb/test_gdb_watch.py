@@ -98,7 +98,9 @@ def test_a_slot_in_a_shared_page_is_refused_with_what_changes_first(attached) ->
 
 
 def test_a_dump_is_refused_and_no_target_too(gdb: Gdb) -> None:
-    ran = gdb(f"p2m open {DOM0.path}", "p2m watch 0x100", "print $_p2m_status", "p2m close", "p2m watch 0x100", "p2m watch")
+    ran = gdb(
+        f"p2m open {DOM0.path}", "p2m watch 0x100", "print $_p2m_status", "p2m close", "p2m watch 0x100", "p2m watch"
+    )
     assert "a dump does not change" in ran.err and "$1 = 3" in ran.out
     assert "GDB is not connected to a machine" in ran.err
     assert "No PFN is watched." in ran.out

@@ -37,7 +37,9 @@ def gdb(lab: tuple[int, str], *commands: str) -> str:
     start = ["set confirm off", f"source {ROOT}/scripts/gdb_p2m.py", f"target remote 127.0.0.1:{port}"]
     start.append(f"set p2m kernel {kernel}")
     args = [a for c in (*start, *commands, "disconnect") for a in ("-ex", c)]
-    done = subprocess.run(["gdb", "-nx", "-q", "-batch", *args], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        ["gdb", "-nx", "-q", "-batch", *args], capture_output=True, text=True, timeout=600, check=False
+    )
     assert "Traceback" not in done.stdout + done.stderr and "Python Exception" not in done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -62,7 +64,8 @@ def test_the_machine_stops_when_memory_is_remapped_into_the_watched_pfn(lab: tup
     assert "the slot of PFN 0xfee00 lies in the shared page p2m_identity" in said
     assert re.search(r"hbreak \*0xffffffff[0-9a-f]+ stops at xen_alloc_p2m_entry", said)
     stops = re.findall(
-        r"the entry of PFN (0x\w+) changed, at 0x\w+ \((\w+)\+0x\w+\)\n  old (.*)\n  new (0x\w+): mfn, MFN (0x\w+)", said
+        r"the entry of PFN (0x\w+) changed, at 0x\w+ \((\w+)\+0x\w+\)\n  old (.*)\n  new (0x\w+): mfn, MFN (0x\w+)",
+        said,
     )
     assert [s[:3] for s in stops] == [
         ("0x19000", "__set_phys_to_machine", "0xffffffffffffffff: missing"),

@@ -10,7 +10,9 @@ import pytest
 
 from gdb_p2m.api import open_dump
 from gdb_p2m.errors import NotSupported
+from gdb_p2m.sources.probe import open_source
 from support.command_line import run_cli
+from support.elf_files import write_machine
 from support.machine import Healthy
 from support.models import holed
 from support.places import DOM0, FIXTURES
@@ -89,6 +91,25 @@ def test_page_tables_hold_pfns_in_both_of_the_adapters_spaces(drgn: Any, dom0_co
         pfn = (shown >> 12) & 0xFF_FFFF_FFFF
         run = machine.lookup(pfn)
         assert run is not None and run.frame == (raw >> 12) & 0xFF_FFFF_FFFF
+
+
+def test_without_any_name_the_export_opens_all_the_same(drgn: Any, dom0: Healthy, tmp_path: Path) -> None:
+    """The list is inferred, the kernel's own page table is p2m_cr3, and its place in the image follows.
+
+    The excerpt holds no page with the kernel's banner; drgn insists on a release, so it is given one.
+    """
+    machine = dom0.machine.copy()
+    machine.info.notes = [n for n in machine.info.notes if n.name != "VMCOREINFO"]
+    bare, out = write_machine(tmp_path / "bare.core", machine), tmp_path / "bare.elf"
+    ran = run_cli("export", bare, "--elf", out, "--json")
+    assert any("drgn needs OSRELEASE" in n for n in ran.json["files"][0]["notes"])
+    note = next(n.desc for n in open_source(str(out)).info.notes if n.name == "VMCOREINFO")
+    assert f"SYMBOL(swapper_pg_dir)={dom0.guest.names.require('init_top_pgt').address:x}".encode() in note
+    prog = drgn.Program(vmcoreinfo=b"OSRELEASE=6.1.0\n" + note)
+    prog.set_core_dump(str(out))
+    for pfn in LIST:
+        found = dom0.views.own().mapping().lookup(pfn)
+        assert found is not None and prog.read_u64(dom0.guest.variable("xen_p2m_addr") + 8 * pfn) == found.frame
 
 
 def test_faults_say_why(drgn: Any, dom0_core: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from functools import cache
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -17,7 +18,8 @@ from gdb_p2m.code.riscv import RiscvDecoder
 from gdb_p2m.code.x86 import X86Decoder
 from gdb_p2m.commands.base import Context, Report
 from gdb_p2m.commands.disasm import VERB
-from gdb_p2m.errors import NotFound, Unreadable
+from gdb_p2m.errors import NotFound, P2mError, Unreadable, UsageError
+from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.render.text import to_text
 from gdb_p2m.sources.base import Note, Source
 from gdb_p2m.sources.fake import FakeSource
@@ -26,6 +28,7 @@ from gdb_p2m.symbols.disassembly import NAMES
 from gdb_p2m.symbols.xen_code import facts_from_code, xen_code
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from support.command_line import run_cli
 from support.models import holed, runs, source_of
 from support.places import DOM0, FIXTURES, SCHEMAS
 
@@ -61,7 +64,9 @@ def with_note(name: str, keep: object, old: Source, memory: dict[int, bytes] | N
 def functions_only(line: str) -> bool:
     """A kernel without CONFIG_KALLSYMS_ALL: its functions have names, its variables have none."""
     name = line.removeprefix("SYMBOL(").partition(")")[0]
-    return not line.startswith("SYMBOL(") or name.startswith(("get_", "set_", "__set_", "xen_setup", "xen_build", "xen_alloc"))
+    return not line.startswith("SYMBOL(") or name.startswith(
+        ("get_", "set_", "__set_", "xen_setup", "xen_build", "xen_alloc")
+    )
 
 
 @cache
@@ -148,7 +153,11 @@ def test_sizes_of_xen_come_from_code_when_no_types_are_there() -> None:
     bare = with_note("VMCOREINFO_XEN", lambda x: not x.startswith(("SIZE", "OFFSET")), source(RISCV))
     xen = Target(bare).xen
     size, offset = xen.facts.fact("SIZE", "page_info"), xen.facts.fact("OFFSET", "page_info.v.md.pg")
-    assert (size.value, offset.value) == (whole.facts.size("page_info"), whole.facts.offset("page_info.v.md.pg")) == (48, 32)
+    assert (
+        (size.value, offset.value)
+        == (whole.facts.size("page_info"), whole.facts.offset("page_info.v.md.pg"))
+        == (48, 32)
+    )
     assert size.source == offset.source == "disassembly of p2m_get_type"
     assert xen.facts.metadata_evidence == "disassembly of p2m_get_type: slots of 4 bytes"
 
@@ -162,7 +171,9 @@ def test_code_that_does_not_show_it_says_what_lacks() -> None:
     xen = Target(source(RISCV)).xen
     code = xen_code(xen.image, xen.space)
     start = xen.names.require("p2m_get_type").address
-    cut = code.__class__(code.arch, lambda a, n: code.read(a, n) if a < start + 0x18 else b"\x82\x80" * (n // 2), code.first, code.end)
+    cut = code.__class__(
+        code.arch, lambda a, n: code.read(a, n) if a < start + 0x18 else b"\x82\x80" * (n // 2), code.first, code.end
+    )
     facts = facts_from_code(cut, xen.names)
     assert (facts.page_info_size, facts.md_pg_offset) == (None, None)
     assert "frametable_virt_start" in facts.problem
@@ -199,14 +210,27 @@ def test_the_stripped_kernel_shows_found_names_in_its_own_code() -> None:
 
 
 def test_a_function_whose_page_is_not_in_the_dump_says_so() -> None:
-    with pytest.raises(NotFound, match=r"cannot be read|no function"):
-        name = "SYMBOL(start_kernel)=ffffffff83200000\n"
+    with pytest.raises(NotFound, match="far_away at 0xffffffff81100000: the code at .* cannot be read"):
+        name = "SYMBOL(far_away)=ffffffff81100000\n"
         old = source(LINUX)
         new = with_note("VMCOREINFO", lambda _: True, old)
         new.info.notes = [
             Note(n.name, n.type, name.encode() + n.desc if n.name == "VMCOREINFO" else n.desc) for n in new.info.notes
         ]
-        disasm(Target(new), "start_kernel")
+        disasm(Target(new), "far_away")
+
+
+@pytest.mark.parametrize(("path", "function"), [(LINUX, "xen_alloc_p2m_entry"), (RISCV, "p2m_set_type")])
+def test_an_excerpt_carries_the_code_with_names_and_values(path: Path, function: str, tmp_path: Path) -> None:
+    out = tmp_path / "again.core"
+    assert run_cli("excerpt", str(path), str(out)).code == 0
+    before, after = (to_text(disasm(Target(source(p)), function)) for p in (path, out))
+    assert before == after and "not in the dump" not in after
+
+
+def test_a_variable_is_no_function() -> None:
+    with pytest.raises(UsageError, match="p2m_identity is no code now"):
+        disasm(Target(source(LINUX)), "p2m_identity")
 
 
 def test_an_unknown_function_is_not_found() -> None:
@@ -286,7 +310,14 @@ def test_a_register_of_risc_v_is_forgotten_at_a_call_and_when_overwritten() -> N
 READS = {
     "get_phys_to_machine": ("p2m_top", "xen_p2m_size", "xen_p2m_addr", "p2m_identity", "xen_max_p2m_pfn"),
     "__set_phys_to_machine": ("p2m_top", "xen_p2m_size", "xen_p2m_addr", "p2m_missing", "p2m_identity"),
-    "alloc_p2m": ("p2m_top", "p2m_mid_missing", "p2m_mid_identity", "p2m_missing_pte", "p2m_identity_pte", "p2m_missing"),
+    "alloc_p2m": (
+        "p2m_top",
+        "p2m_mid_missing",
+        "p2m_mid_identity",
+        "p2m_missing_pte",
+        "p2m_identity_pte",
+        "p2m_missing",
+    ),
     "xen_build_mfn_list_list": ("p2m_mid_missing_mfn", "p2m_top_mfn_p", "p2m_top_mfn", "p2m_missing"),
     "xen_setup_mfn_list_list": ("HYPERVISOR_shared_info", "xen_start_info", "p2m_top_mfn"),
 }
@@ -323,12 +354,62 @@ def test_every_era_is_read_the_same_when_only_functions_are_named(era: str) -> N
     assert runs(Views(stripped).own().mapping()) == runs(Views(guest).own().mapping())
 
 
-@pytest.mark.parametrize("make", [x86, lambda: RiscvDecoder(BASE, BASE + (1 << 30)), lambda: X86Decoder(32, BASE, 1 << 64)])
+@pytest.mark.parametrize(
+    "make", [x86, lambda: RiscvDecoder(BASE, BASE + (1 << 30)), lambda: X86Decoder(32, BASE, 1 << 64)]
+)
 @given(code=st.binary(min_size=0, max_size=600))
 @settings(max_examples=60)
 def test_any_bytes_are_followed_to_an_end_within_the_bounds(make, code: bytes) -> None:  # type: ignore[no-untyped-def]
     function = read_function(memory(code), BASE, make())
-    assert all(BASE <= i.address and i.next <= BASE + len(code) for i in function.listing)
+    assert all(i.address >= BASE and i.next <= BASE + len(code) for i in function.listing)
     for i in function.listing:
         assert i.data == code[i.address - BASE : i.next - BASE]
         assert all(0 <= r.address < 1 << 64 for r in i.references)
+
+
+@given(
+    damage=st.lists(
+        st.tuples(
+            st.sampled_from(("variables", "code", "shared", "anywhere")),
+            st.integers(0, 1 << 20),
+            st.binary(min_size=8, max_size=64),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=30)
+def test_in_damaged_memory_a_name_is_found_where_it_is_or_not_at_all(damage: list[tuple[str, int, bytes]]) -> None:
+    real = Target(source(LINUX)).domain()
+    pages = {
+        "variables": [real.names.require(n).address for n in FOUND],
+        "code": [
+            real.names.require(n).address
+            for n in ("get_phys_to_machine", "__set_phys_to_machine", "xen_alloc_p2m_entry")
+        ],
+        "shared": [
+            real.variable(n) for n in ("p2m_missing", "p2m_identity", "p2m_missing_pte", "p2m_top_mfn", "p2m_top_mfn_p")
+        ],
+    }
+    memory: dict[int, bytes] = {}
+    extents = source(LINUX).extents()
+    for where, number, data in damage:
+        if where == "anywhere":
+            e = extents[number % len(extents)]
+            at = e.start + number % (e.end - e.start - 64)
+        else:
+            base = pages[where][number % len(pages[where])]
+            at = real.space.translate((base & ~0xFFF) + number % (4096 - 64))
+        memory[at] = data
+    for guest in found_guests(with_note("VMCOREINFO", functions_only, source(LINUX), memory)):
+        for name in FOUND:
+            symbol = guest.names.symbol(name)
+            assert symbol is None or symbol.address == real.names.require(name).address, name
+
+
+def found_guests(memory: Source) -> list[LinuxGuest]:
+    """The guests, or none when damage hides them."""
+    try:
+        return Target(memory).guests
+    except P2mError:
+        return []

@@ -28,9 +28,7 @@ def made(folder: Path, name: str, text: str, stage: str | None = None) -> Path:
 
 def changes(ran: Ran) -> list[tuple[int, int, str, str, str]]:
     """(start, count, change, kind before, kind after)."""
-    return [
-        (r["start"], r["count"], r["change"], r["before"]["kind"], r["after"]["kind"]) for r in ran.json["runs"]
-    ]
+    return [(r["start"], r["count"], r["change"], r["before"]["kind"], r["after"]["kind"]) for r in ran.json["runs"]]
 
 
 @pytest.fixture(scope="module")

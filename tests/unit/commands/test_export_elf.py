@@ -97,7 +97,10 @@ def test_only_own_pages_are_there_and_what_is_left_out_is_said(tmp_path: Path) -
     document = run_cli("export", core, "--elf", tmp_path / "out.elf", "--json").json
     (file,) = document["files"]
     totals = {k: sum(c for _, c, kind, _ in _runs(machine) if kind == k) for k in ("mfn", "foreign", "identity")}
-    assert file["pages"] == totals["mfn"] and file["left_out"] == {"foreign": totals["foreign"], "identity": totals["identity"]}
+    assert file["pages"] == totals["mfn"] and file["left_out"] == {
+        "foreign": totals["foreign"],
+        "identity": totals["identity"],
+    }
     out = open_source(str(tmp_path / "out.elf"))
     assert sum(e.end - e.start for e in out.extents()) >> PAGE_SHIFT == totals["mfn"]
     with pytest.raises(Unreadable):
@@ -249,7 +252,9 @@ def test_riscv_domains_need_no_translation(tmp_path: Path) -> None:
         (["--elf", "same", "--csv", "same"], "two exports have the same name"),
     ],
 )
-def test_wrong_usage(options: list[str], message: str, dom0_core: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wrong_usage(
+    options: list[str], message: str, dom0_core: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     ran = run_cli("export", dom0_core, *options)
     assert ran.code == 2 and message in ran.err and not list(tmp_path.iterdir())

@@ -42,7 +42,9 @@ def test_parquet_holds_the_runs_with_types_and_facts(
     out = tmp_path / "runs.parquet"
     assert run_cli("export", truth.path, "--parquet", out).code == 0
     table = parquet.read_table(out)
-    assert table.schema.metadata[b"gdb_p2m.view"] == b"linear" and table.schema.metadata[b"gdb_p2m.limit"] == b"134217728"
+    assert (
+        table.schema.metadata[b"gdb_p2m.view"] == b"linear" and table.schema.metadata[b"gdb_p2m.limit"] == b"134217728"
+    )
     runs = run_cli("map", truth.path, "--json").json["runs"]
     assert table.to_pylist() == [{"frame": None, **r} for r in runs]
     totals: dict[str, int] = {}

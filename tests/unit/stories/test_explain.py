@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import jsonschema
 import pytest
 
 from gdb_p2m.cli import build_parser
+from gdb_p2m.cli import run as run_cli
 from gdb_p2m.commands.base import Context, Report
 from gdb_p2m.commands.explain import VERB
 from gdb_p2m.errors import UsageError
@@ -70,6 +72,7 @@ STORIES = [
     ("linux-6.1-dom0-400M", 0x19061, "missing-entry"),
     ("linux-6.1-dom0-400M", 0x8000000, "identity-past-end"),
     ("linux-6.1-domu-150M-e820-host", 0x9600, "identity-shared-leaf"),
+    ("linux-6.1-dom0-600M-kexec", 0x187FFC, "foreign-entry"),
     ("linux-3.16-tree", 0xFEE00, "identity-shared-table"),
     ("linux-3.18-tree", 0x9F, "identity-entry"),
     ("xen-riscv-sv39x4", 0x90000, "map_foreign_rw-metadata"),
@@ -120,7 +123,12 @@ def test_every_era_and_width_tells_of_every_kind_of_its_own(era: str, width: str
 
 
 def test_a_story_never_names_its_own_era_as_another() -> None:
-    titles = {"tree-2.6.37": "2.6.37, 2.6.38:", "tree-2.6.39": "2.6.39 to 3.15:", "tree-3.16": "3.16 to 3.18:", "linear": "3.19 on:"}
+    titles = {
+        "tree-2.6.37": "2.6.37, 2.6.38:",
+        "tree-2.6.39": "2.6.39 to 3.15:",
+        "tree-3.16": "3.16 to 3.18:",
+        "linear": "3.19 on:",
+    }
     for era in titles:
         text = prose(explained(f"holed {era} 64", 0x100))
         assert {e for e, title in titles.items() if f"- {title}" in text} == titles.keys() - {era}
@@ -206,6 +214,21 @@ def test_the_text_is_folded_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> 
         assert most - 15 < max(map(len, lines)) <= most
 
 
+def test_in_pipes_and_files_the_width_does_not_depend_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    words = ["explain", str(FIXTURES / "linux-6.1-dom0-400M.core.zst"), "0xfee00"]
+    out = io.StringIO()
+    assert (
+        run_cli(words, out, io.StringIO())
+        == run_cli([*words, "-o", str(tmp_path / "o")], io.StringIO(), io.StringIO())
+        == 0
+    )
+    golden = (GOLDEN / "linux-6.1-dom0-400M-0xfee00.txt").read_text()
+    assert out.getvalue() == (tmp_path / "o").read_text() == golden
+
+
 def test_early_in_boot_the_builders_list_is_told_of_and_no_shared_page() -> None:
     text = (MODELS / "lab-dom0.model").read_text()
     early = Target(source_of(build(parse(text, "lab-dom0"), stage="initial")))
@@ -216,7 +239,9 @@ def test_early_in_boot_the_builders_list_is_told_of_and_no_shared_page() -> None
     assert "holes are the same two pages" not in prose(report)
 
 
-@pytest.mark.parametrize(("name", "number"), [("code/linux-6.1-dom0-400M", 0xFEE00), ("code/xen-riscv-sv39x4", 0x90000)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("code/linux-6.1-dom0-400M", 0xFEE00), ("code/xen-riscv-sv39x4", 0x90000)]
+)
 def test_where_the_code_is_named_the_verb_that_shows_it_is(name: str, number: int) -> None:
     assert "`disasm " in prose(explained(name, number))
 

@@ -213,6 +213,29 @@ def test_a_list_that_is_being_changed_is_said(dom0: Healthy) -> None:
     assert "p2m_generation is odd" in hidden(machine).inferred["xen_p2m_addr"].evidence
 
 
+def test_identity_that_backs_one_page_only_is_not_called_missing() -> None:
+    """A list that memory fills to its end, with a single page of identity: nothing tells it from a private page."""
+    machine = small_list()
+    named = the_guest(machine.source())
+    table = named.space.walk(named.variable("xen_p2m_addr")).steps[-1].table
+    identity, missing = (named.page_of(n) << 12 for n in ("p2m_identity", "p2m_missing"))
+    mapped = [a for a in range(table, table + 4096, 8) if machine.u64(a) & 0xFFFFFFFFFF000 == identity]
+    for address in mapped[1:]:
+        machine.set_u64(address, machine.u64(address) & ~0xFFFFFFFFFF000 | missing)
+    assert "identity" in {k.word for k in own_map(the_guest(machine.source())).totals()}
+    assert "nothing tells which is p2m_identity" in refused(hidden(machine))
+
+
+def test_identity_is_told_from_missing_also_where_the_list_ends_with_missing(dom0: Healthy) -> None:
+    machine = dom0.machine.copy()
+    last = dom0.table_entry((1 << 27) - 512, "L1")
+    machine.set_u64(last, machine.u64(last) & ~0xFFFFFFFFFF000 | dom0.page("p2m_missing"))
+    expected = examine(machine.source()).mappings["linear"]
+    bare = hidden(machine)
+    assert isinstance(expected, Mapping) and same(own_map(bare), expected)
+    assert "beside p2m_missing" in bare.inferred["p2m_identity"].evidence
+
+
 def test_tree_guests_are_left_alone() -> None:
     machine = build(parse(HOLED.format(era="tree-3.18", width="64"), "tree"))
     assert not the_guest(source_of(machine)).inferred
