@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gdb_p2m.commands.answers import answer_json, frame_text, pfns_below_limit, read_at_text
 from gdb_p2m.commands.base import Cell, Context, Report, Verb
 from gdb_p2m.errors import P2mError
 from gdb_p2m.units import parse_number
 from gdb_p2m.views.base import View
-from gdb_p2m.views.machine_frames import MachineFrames
 from gdb_p2m.xen_riscv import RiscvDomain
+
+if TYPE_CHECKING:
+    from gdb_p2m.views.machine_frames import MachineFrames
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,8 @@ def _reverse(ctx: Context, args: argparse.Namespace) -> Report:
     view = ctx.views.get(args.view)
     if isinstance(ctx.domain, RiscvDomain):
         return _reverse_riscv(ctx, args, view)
+    from gdb_p2m.views.machine_frames import MachineFrames
+
     mapping = view.mapping()
     frames = MachineFrames(ctx.target, ctx.views, ctx.progress)
     answers: list[dict[str, Any]] = []

@@ -1,8 +1,7 @@
-"""Progress on a terminal: a line that shows up only for work that takes over a second."""
+"""Progress on a terminal: a bar that shows up only for work that takes over a second."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -10,7 +9,9 @@ from typing import TextIO
 from gdb_p2m.progress import Progress, Step, no_progress
 
 PATIENCE = 1.0
-INTERVAL = 0.1
+"""Seconds before a bar appears."""
+_KNOWN = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+_UNKNOWN = "{desc}: {n_fmt} [{elapsed}]"
 
 
 def terminal_progress(stream: TextIO) -> Progress:
@@ -20,24 +21,22 @@ def terminal_progress(stream: TextIO) -> Progress:
 
     @contextmanager
     def show(what: str, total: int) -> Iterator[Step]:
-        started = last = time.monotonic()
-        shown = False
+        from tqdm import tqdm
 
-        def step(done: int) -> None:
-            nonlocal last, shown
-            now = time.monotonic()
-            if now - started < PATIENCE or now - last < INTERVAL:
-                return
-            last, shown = now, True
-            percent = f"{100 * done // total:3d}%" if total else f"{done:,}"
-            stream.write(f"\r{what}: {percent} \033[K")
-            stream.flush()
+        with tqdm(
+            total=total or None,
+            desc=what,
+            file=stream,
+            delay=PATIENCE,
+            leave=False,
+            dynamic_ncols=True,
+            unit_scale=True,
+            bar_format=_KNOWN if total else _UNKNOWN,
+        ) as bar:
 
-        try:
+            def step(done: int) -> None:
+                bar.update(done - bar.n)
+
             yield step
-        finally:
-            if shown:
-                stream.write("\r\033[K")
-                stream.flush()
 
     return show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces import pv_roots
 from gdb_p2m.spaces.pv_roots import Root
 from gdb_p2m.spaces.virtual import VirtualSpace
-from gdb_p2m.structures.x86_domains import XenDomain, XenDomains, find_domains
 from gdb_p2m.structures.x86_frame_table import NO_OWNER, NOT_KNOWN, NoFrameTable, X86FrameTable
-from gdb_p2m.symbols.xen_memory import XenNames, xen_names
 from gdb_p2m.units import PAGE_SHIFT, FrameArray, MachineAddress, Mfn
+
+if TYPE_CHECKING:
+    from gdb_p2m.structures.x86_domains import XenDomain, XenDomains
+    from gdb_p2m.symbols.xen_memory import XenNames
 
 
 class Hypervisor:
@@ -32,11 +35,14 @@ class Hypervisor:
     @cached_property
     def names(self) -> XenNames:
         """Xen's symbols. Raises when the file that the user gave cannot be used."""
+        from gdb_p2m.symbols.xen_memory import xen_names
+
         return xen_names(self.space, self.xen_path)
 
     @cached_property
     def domains(self) -> XenDomains:
         """Every domain. Raises NotFound."""
+        from gdb_p2m.structures.x86_domains import find_domains
         from gdb_p2m.structures.x86_state import add_states
 
         found = find_domains(self.space, self.frames, self.names)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,14 +20,16 @@ from gdb_p2m.errors import NotFound, P2mError, Unreadable, Untranslatable
 from gdb_p2m.layout import xen_x86 as layout
 from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.structures.x86_frame_table import Census, X86FrameTable
-from gdb_p2m.symbols.xen_memory import XenNames
 from gdb_p2m.units import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from gdb_p2m.symbols.xen_memory import XenNames
 
 STRUCT_BYTES = 2048
 """How much of struct domain is searched: the members that matter lie in the first hundreds of bytes (seen)."""
 SHARED_INFO_WITHIN = 256
 MAX_DOMAINS = 0x7FF0
-MAX_CANDIDATES = 1 << 14
+MAX_CANDIDATES = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)

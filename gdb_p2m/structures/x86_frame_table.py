@@ -201,13 +201,20 @@ class X86FrameTable:
         return layout.PGC_STATE_SHIFTS[hits.index(max(hits))]
 
     def _pieces(self) -> Iterator[tuple[int, Words, Mask, int]]:
-        """(first frame, records, which could be read, how many are lost) of the whole table, in steps of megabytes."""
+        """(first frame, records, which could be read, how many are lost) of the whole table, in steps of megabytes.
+
+        Raises NotUnderstood when page tables map the same pages over and over: more than the memory holds.
+        """
+        room = sum(e.end - e.start for e in self.source.extents()) >> PAGE_SHIFT
         for number, frames in self._page_frames():
             for part, pages, ok in self.source.iter_pages(frames):
                 records = np.ascontiguousarray(pages).view("<u8").reshape(-1, WORDS)
                 first = (number + part.start) * PER_PAGE
                 n = min(len(records), self.end - first)
                 good = ok & (frames[part] >= 0)
+                room -= int(np.count_nonzero(good))
+                if room < 0:
+                    raise NotUnderstood("the frame table maps more pages than the memory has: its page tables are damaged")
                 lost = int(np.count_nonzero(~good & (frames[part] != ABSENT_PAGE))) * PER_PAGE
                 yield first, records[:n], np.repeat(good, PER_PAGE)[:n], lost
 

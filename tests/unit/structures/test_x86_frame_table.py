@@ -11,6 +11,8 @@ from gdb_p2m.model.build import build
 from gdb_p2m.model.description import parse
 from gdb_p2m.model.machine import Machine
 from gdb_p2m.sources.base import Source
+from gdb_p2m.sources.fake import FakeSource
+from gdb_p2m.spaces.virtual import VirtualSpace
 from gdb_p2m.structures.x86_frame_table import (
     NO_OWNER,
     NOT_KNOWN,
@@ -142,8 +144,27 @@ def test_a_table_that_is_mapped_but_not_there_is_said_to_be_missing() -> None:
 
 
 def _without(source: Source, space, table: X86FrameTable):  # type: ignore[no-untyped-def]
-    from gdb_p2m.spaces.virtual import VirtualSpace
     from support.machine import Lacking
 
     frames = {int(f) for _, part in table._page_frames() for f in part if f >= 0}
     return VirtualSpace(Lacking(source, frames), space.shape, space.root)
+
+
+def test_page_tables_that_map_one_page_over_and_over_end_in_an_error() -> None:
+    """Every L3 slot of the table's part of the L4 led to one L2: 512 GiB of records out of a few MiB."""
+    machine = made()
+    source = source_of(machine)
+    space = Target(source).guests[0].space
+    l3_step, pieces = 1 << 30, machine.pieces()
+    walk = space.walk(layout.FRAMETABLE_VIRT)
+    first = walk.steps[1]
+    assert first.level.name == "L3"
+    at = int(first.address)
+    writable = {start: bytearray(data) for start, data in pieces.items()}
+    data, base = next((d, s) for s, d in writable.items() if s <= at < s + len(d))
+    for i in range(64):
+        data[at - base + i * 8 : at - base + i * 8 + 8] = int(first.pte.raw).to_bytes(8, "little")
+    hostile = FakeSource({s: bytes(d) for s, d in writable.items()})
+    table = X86FrameTable(VirtualSpace(hostile, space.shape, space.root), 64 * l3_step // layout.PAGE_INFO_SIZE)
+    with pytest.raises(NotUnderstood, match="more pages than the memory has"):
+        _ = table.survey
