@@ -95,7 +95,8 @@ def _struct_domain(ctx: RuleContext, xen: Hypervisor, found: Findings) -> int:
         raise CannotCheck(f"the frame table does not tell who this domain is: its root {ctx.guest.root.mfn:#x} {why}")
     try:
         number = xen.domain_id(owner)
-    except P2mError:
+    except P2mError as e:
+        found.could_not_read(f"the owner's struct domain at frame {owner:#x} cannot be read, so nor its id: {e.message}")
         return owner
     found.look()
     if ctx.guest.id is not None and number != ctx.guest.id:
