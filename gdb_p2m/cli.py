@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
@@ -67,8 +68,8 @@ def build_parser(verb: Verb, prog: str, with_dump: bool) -> Parser:
     return parser
 
 
-def rendered(report: Report, fmt: str, columns: int | None = None) -> str:
-    """The report in one of its formats. columns: what prose is folded to, by default the terminal's."""
+def rendered(report: Report, fmt: str, columns: int | None = None, colour: bool = False) -> str:
+    """The report in one of its formats. columns: what text is folded to, by default the terminal's."""
     if fmt in report.extra:
         return report.extra[fmt]()
     if fmt == "json":
@@ -77,7 +78,7 @@ def rendered(report: Report, fmt: str, columns: int | None = None) -> str:
         return to_json(report.data)
     from gdb_p2m.render.text import to_text
 
-    return to_text(report, columns)
+    return to_text(report, columns, colour)
 
 
 def main_parser() -> Parser:
@@ -172,17 +173,27 @@ def timing_text(target: object) -> str:
     return "timing:\n" + "\n".join(lines) + "\n"
 
 
-def columns_of(out: TextIO) -> int | None:
-    """What prose is folded to: GDB's streams know it, terminals are asked (None), pipes and files have no width."""
+def columns_of(out: TextIO) -> int:
+    """What text is folded to: GDB's streams know it, terminals are asked, pipes and files have no width."""
     known: int | None = getattr(out, "columns", None)
-    return known if known is not None or out.isatty() else UNLIMITED
+    if known is not None:
+        return known
+    return shutil.get_terminal_size((UNLIMITED, 24)).columns if out.isatty() else UNLIMITED
+
+
+def has_colour(out: TextIO) -> bool:
+    """Whether a person looks at a terminal that shows colours and did not ask for none (NO_COLOR)."""
+    wanted: bool | None = getattr(out, "colour", None)
+    looked_at = out.isatty() if wanted is None else wanted
+    return looked_at and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def emit(report: Report, args: argparse.Namespace, out: TextIO) -> int:
     """Write the report as --format and --output say; returns the exit code. Raises UsageError."""
     if report.raw_stdout:
         return report.exit_code
-    text = rendered(report, args.format, columns_of(out) if args.output == "-" else UNLIMITED)
+    to_out = args.output == "-" or report.made_output
+    text = rendered(report, args.format, columns_of(out) if to_out else UNLIMITED, to_out and has_colour(out))
     if args.output == "-" or report.made_output:
         out.write(text)
     else:

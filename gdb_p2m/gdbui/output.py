@@ -34,6 +34,11 @@ class GdbStream(io.TextIOBase):
         width = gdb.parameter("width") if is_interactive() else None
         return int(width) if width else UNLIMITED
 
+    @property
+    def colour(self) -> bool:
+        """As GDB colours its own output: for a person, unless `set style enabled off`."""
+        return is_interactive() and bool(gdb.parameter("style enabled"))
+
     def isatty(self) -> bool:
         """Whether a person is watching."""
         return self._interactive

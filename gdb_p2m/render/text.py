@@ -1,4 +1,4 @@
-"""Reports as text for people. Tables by tabulate; nothing from a dump is printed unescaped."""
+"""Reports as text for people. Nothing from a dump is printed unescaped."""
 
 from __future__ import annotations
 
@@ -6,34 +6,27 @@ import shutil
 import textwrap
 
 from gdb_p2m.commands.base import Block, Cell, Prose, Report, Text
+from gdb_p2m.render.tables import style_text, table_text
 
 MIN_WIDTH, MAX_WIDTH = 40, 100
 """Prose is folded to the terminal, within what can be read with ease."""
 
 
-def to_text(report: Report, columns: int | None = None) -> str:
-    """All blocks, separated by empty lines. columns: what prose is folded to, by default the terminal's."""
-    return "\n\n".join(_block(b, columns) for b in report.blocks) + "\n"
+def to_text(report: Report, columns: int | None = None, colour: bool = False) -> str:
+    """All blocks, separated by empty lines.
+
+    columns: what prose and tables are folded to; by default prose to the terminal's, tables not at all. colour: with ANSI sequences.
+    """
+    return "\n\n".join(_block(b, columns, colour) for b in report.blocks) + "\n"
 
 
-def _block(block: Block, width: int | None) -> str:
+def _block(block: Block, width: int | None, colour: bool) -> str:
     if isinstance(block, Prose):
         return _prose(block, terminal_width(width))
     if isinstance(block, Text):
-        return printable(block.text)
-    import tabulate
-
-    align = {"l": "left", "r": "right"}
-    columns = [align[a] for a in block.align] if block.align else None
+        return style_text(printable(block.text)) if colour else printable(block.text)
     rows = [[_cell(c) for c in row] for row in block.rows]
-    body = tabulate.tabulate(
-        rows,
-        headers=list(block.headers),
-        tablefmt="simple",
-        colalign=columns if rows else None,
-        disable_numparse=True,
-    )
-    lines = "\n".join(line.rstrip() for line in body.splitlines())
+    lines = table_text(block, rows, width, colour)
     return f"{printable(block.title)}\n{lines}" if block.title else lines
 
 
