@@ -99,6 +99,12 @@ def comparable(text: str) -> Any:
     return data
 
 
+def page_data(page: str) -> Any:
+    """What a report's page draws; its words say where the memory came from."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(data)
+
+
 def test_every_verb_says_the_same_live_by_packets_and_from_a_dump(live: Live, lab: Lab, tmp_path: Path) -> None:
     ways = ("live", "packets", "dump")
     for way in ways:
@@ -129,6 +135,8 @@ def test_every_verb_says_the_same_live_by_packets_and_from_a_dump(live: Live, la
         assert texts[0] == texts[1], line
         if line == "identify":
             assert comparable(texts[0]) == comparable(texts[2])
+        elif line.startswith("report "):
+            assert page_data(texts[0]) == page_data(texts[2])
         else:
             assert texts[0] == texts[2], line
     assert sum(f.exists() for f in (tmp_path / "live" / str(i) for i in range(len(lines())))) > len(all_verbs()) // 2
