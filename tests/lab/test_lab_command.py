@@ -381,6 +381,7 @@ def test_a_process_that_got_the_same_id_is_not_touched(
     assert bystander.poll() is None
 
 
+@pytest.mark.thorough
 def test_a_qemu_that_does_not_answer_is_ended_by_a_signal(
     lab: Run, tmp_path: Path, bystander: subprocess.Popen[bytes]
 ) -> None:

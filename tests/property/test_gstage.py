@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +61,7 @@ def descriptions(draw: st.DrawFn) -> RiscvDescription:
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(descriptions())
 def test_the_map_is_what_was_built(description: RiscvDescription) -> None:
@@ -69,6 +71,7 @@ def test_the_map_is_what_was_built(description: RiscvDescription) -> None:
         assert runs_of(machine.view(index).mapping()) == machine.truth(index)
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(descriptions(), st.data())
 def test_a_trace_of_any_gfn_agrees_with_the_map(description: RiscvDescription, data: st.DataObject) -> None:
@@ -85,6 +88,7 @@ def test_a_trace_of_any_gfn_agrees_with_the_map(description: RiscvDescription, d
             assert (trace.kind, trace.frame, trace.order) == (run.kind, run.frame, run.order)
 
 
+@pytest.mark.thorough
 @settings(max_examples=25)
 @given(descriptions())
 def test_no_rule_finds_an_error_in_what_xen_would_build(description: RiscvDescription) -> None:
@@ -140,6 +144,7 @@ def model_facts() -> object:
     return _FACTS[0]
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(st.data())
 def test_random_entries_in_a_leaf_table_are_decoded_as_one_by_one(data: st.DataObject) -> None:

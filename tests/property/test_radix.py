@@ -118,6 +118,7 @@ def outcome(t: Tables, address: int) -> tuple[Status, int]:
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.thorough
 @given(st.data())
 @quick
 def test_many_translations_agree_with_single_walks(data: st.DataObject) -> None:
@@ -129,6 +130,7 @@ def test_many_translations_agree_with_single_walks(data: st.DataObject) -> None:
     ]
 
 
+@pytest.mark.thorough
 @given(st.data())
 @quick
 def test_slots_of_the_last_level_agree_with_single_walks(data: st.DataObject) -> None:
@@ -151,6 +153,7 @@ def test_slots_of_the_last_level_agree_with_single_walks(data: st.DataObject) ->
             assert int(found.table[i]) == (-1 if found.large[i] else last.address >> PAGE_SHIFT)
 
 
+@pytest.mark.thorough
 @given(st.data())
 @quick
 def test_slots_of_upper_levels_are_the_entries_that_walks_pass(data: st.DataObject) -> None:

@@ -34,6 +34,7 @@ def test_it_shows_the_same_domains(whole: Target) -> None:
     assert [[d[k] for k in keys] for d in one] == [[d[k] for k in keys] for d in two]
 
 
+@pytest.mark.thorough
 def test_xz_is_much_smaller(tmp_path: Path) -> None:
     packed = excerpt(tmp_path / "out.core.xz", "--domain", "1")
     excerpt(tmp_path / "out.core.gz", "--domain", "1")

@@ -41,6 +41,7 @@ def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return [original, first, excerpt(first, folder / "second.core")]
 
 
+@pytest.mark.thorough
 def test_all_answers_are_the_same_bytes(chain: list[Path]) -> None:
     original, first, second = chain
     # What the dump holds is different; what it says of the guest is not.
@@ -68,6 +69,7 @@ def test_rules_say_the_same_of_an_excerpt(chain: list[Path]) -> None:
     assert before == after
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".zst", ".gz"])
 def test_compressed_by_its_name(dom0_core: Path, tmp_path: Path, suffix: str) -> None:
     plain = excerpt(dom0_core, tmp_path / "out.core")

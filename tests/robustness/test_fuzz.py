@@ -107,18 +107,21 @@ def survive(machine: Machine, damage: Damage, every_verb: bool) -> None:
     assert time.process_time() - started < SECONDS
 
 
+@pytest.mark.thorough
 @settings(max_examples=15 * SCALE)
 @given(data=st.data())
 def test_damaged_words_that_steer_decoding(victim: Machine, places: list[int], data: st.DataObject) -> None:
     survive(victim, data.draw(words(victim, places)), every_verb=False)
 
 
+@pytest.mark.thorough
 @settings(max_examples=10 * SCALE)
 @given(data=st.data())
 def test_flipped_bytes_anywhere(victim: Machine, data: st.DataObject) -> None:
     survive(victim, data.draw(flips(victim)), every_verb=False)
 
 
+@pytest.mark.thorough
 @settings(max_examples=5 * SCALE)
 @given(data=st.data())
 def test_every_verb_survives_damage(victim: Machine, places: list[int], data: st.DataObject) -> None:
@@ -133,6 +136,7 @@ def test_much_more_damage(victim: Machine, places: list[int], data: st.DataObjec
     survive(victim, damage, every_verb=data.draw(st.booleans()))
 
 
+@pytest.mark.thorough
 @settings(max_examples=40 * SCALE)
 @given(data=st.data())
 def test_damaged_headers_and_notes(

@@ -93,6 +93,7 @@ def examine_without(healthy: Healthy, *mfns: int) -> tuple[Examined, list[str]]:
     return after, found
 
 
+@pytest.mark.thorough
 def test_no_single_missing_page_changes_an_answer(either: Healthy) -> None:
     problems = {}
     for mfn in sampled_frames(either):
@@ -154,6 +155,7 @@ def test_a_missing_page_is_noticed_by_the_rules_that_need_it(dom0: Healthy) -> N
         assert not after.failed() - dom0.examined.failed(), what
 
 
+@pytest.mark.thorough
 def test_pages_of_the_excerpt_matter(dom0: Healthy) -> None:
     """The excerpt holds no page for nothing: of a sample, leaving any out changes what rules or views say."""
     idle = []

@@ -367,6 +367,7 @@ def test_any_bytes_are_followed_to_an_end_within_the_bounds(make, code: bytes) -
         assert all(0 <= r.address < 1 << 64 for r in i.references)
 
 
+@pytest.mark.thorough
 @given(
     damage=st.lists(
         st.tuples(

@@ -104,6 +104,7 @@ def descriptions(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(descriptions(), st.sampled_from(["final", "final", "planned", "initial"]))
 @example("era tree-3.16\nnr_pages 0x1600\ne820 0+32M ram\nforeign 0x3000+600 mfn 0x9000", "final")

@@ -115,6 +115,7 @@ def descriptions(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(descriptions(), st.sampled_from(["final", "planned"]))
 @example("era linear\ndomain 1\nnr_pages 5632\ne820 0+0x9fbff ram\ne820 0x100000+0x1500800 ram\n"

@@ -91,6 +91,7 @@ def use(path: Path, *, decode: bool) -> None:
         source.close()
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(data=st.data(), decode=st.booleans())
 def test_any_damage_gives_an_answer_or_an_error_of_ours(dump: Path, data: st.DataObject, decode: bool) -> None:

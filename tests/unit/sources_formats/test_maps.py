@@ -20,6 +20,7 @@ def machine(request: pytest.FixtureRequest) -> Machine:
     return model(request.param)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
 def test_the_map_is_the_models(machine: Machine, write: Writer, tmp_path: Path) -> None:
     written = write(tmp_path, machine)

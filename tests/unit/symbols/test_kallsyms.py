@@ -36,6 +36,7 @@ def test_every_symbol_of_every_version_comes_back(variant: Variant, seed: int) -
     assert list(zip(addresses.tolist(), names, strict=True)) == made.symbols
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(VARIANTS), st.integers(0, 2**32), st.integers(280, 3000))
 def test_any_kernel_comes_back(variant: Variant, seed: int, count: int) -> None:
@@ -221,6 +222,7 @@ def test_offsets_that_fit_two_readings_are_read_by_their_base() -> None:
     assert decode(made).encoding == "relative"
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(VARIANTS), st.integers(0, 20), st.data())
 def test_damage_gives_answers_or_not_understood_but_no_crash(

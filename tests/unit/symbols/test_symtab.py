@@ -278,6 +278,7 @@ def test_names_outside_the_string_table_are_refused(tmp_path: Path) -> None:
     assert "outside the string table" in refusal(save(tmp_path, broken))
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.booleans(), st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=8)), max_size=4))
 def test_damaged_files_give_symbols_or_a_message(

@@ -117,6 +117,7 @@ def test_an_image_whose_kernel_is_no_elf_file_is_refused(tmp_path: Path) -> None
         open_kernel_file(str(path))
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(sorted(METHODS)),

@@ -272,6 +272,7 @@ def test_a_leaf_outside_the_machines_memory_is_unreadable() -> None:
     assert view.mapping().totals()[Kind.UNREADABLE] == 512
 
 
+@pytest.mark.thorough
 @given(st.data())
 @settings(max_examples=60)
 def test_no_pointers_at_all_make_map_and_trace_disagree(data: st.DataObject) -> None:
