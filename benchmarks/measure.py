@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 """Compiled modules are kept, as pip keeps those of libraries: the warm-up round writes ours."""
@@ -54,3 +56,13 @@ def compare(series: Sequence[Series], rounds: int) -> None:
             f"{s.name:<44}{statistics.median(s.wall) * 1000:7.0f} ms{min(s.wall) * 1000:8.0f}{max(s.wall) * 1000:8.0f}"
             f"{ratio:8.2f}{max(s.peak):10.1f}"
         )
+
+
+def reading(path: Path, size: int, batch: int) -> float:
+    """Seconds in which numpy reads `size` bytes of a file that is in the page cache, `batch` 8-byte entries at a time."""
+    start = time.perf_counter()
+    with open(path, "rb") as file:
+        left = size // 8
+        while left:
+            left -= len(np.fromfile(file, dtype=np.uint64, count=min(left, batch)))
+    return time.perf_counter() - start

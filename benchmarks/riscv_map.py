@@ -9,13 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from gdb_p2m.model.riscv import parse_riscv
 from gdb_p2m.model.riscv_xen import build_riscv
 from gdb_p2m.sources.probe import open_source
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from measure import reading
 
 LEAVES_PER_GIB = 1 << 18
 BATCH = 1 << 17
@@ -27,16 +26,6 @@ def describe(gib: int) -> str:
     ram = max(leaves * 16, 256 << 20) >> 20
     mapping = f"map mmio_direct_io 0x0 {leaves} 0x40000000 4k"
     return f"xen-riscv benchmark\nmode sv48x4\nram 0x80000000+{ram}M\ndomain 1\n{mapping}\n"
-
-
-def reading(path: Path, size: int, batch: int) -> float:
-    """Seconds in which numpy reads `size` bytes from the page cache, `batch` entries at a time."""
-    start = time.perf_counter()
-    with open(path, "rb") as file:
-        left = size // 8
-        while left:
-            left -= len(np.fromfile(file, dtype=np.uint64, count=min(left, batch)))
-    return time.perf_counter() - start
 
 
 def measure(gib: int, rounds: int, folder: Path, plain: Path) -> None:

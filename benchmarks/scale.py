@@ -13,8 +13,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
 from gdb_p2m.model.build import build
 from gdb_p2m.model.description import parse
 from gdb_p2m.rules.base import RuleContext, run_rules
@@ -23,6 +21,7 @@ from gdb_p2m.sources.probe import open_source
 from gdb_p2m.structures.m2p import M2p
 from gdb_p2m.target import Target
 from gdb_p2m.views.registry import Views
+from measure import reading
 
 PAGES_PER_GIB = 1 << 18
 ORDERS = {"contiguous": "contiguous", "scattered": "scattered seed 5"}
@@ -60,24 +59,14 @@ def describe(gib: int, order: str) -> str:
     return f"era linear\ndomain 0 initdomain\nnr_pages {gib * PAGES_PER_GIB}\nframes {ORDERS[order]}\n"
 
 
-def plain_reading(path: Path, size: int, batch: int) -> float:
-    """Seconds in which numpy reads `size` bytes of a file that is in the page cache, `batch` entries at a time."""
-    start = time.perf_counter()
-    with open(path, "rb") as file:
-        left = size // 8
-        while left:
-            left -= len(np.fromfile(file, dtype=np.uint64, count=min(left, batch)))
-    return time.perf_counter() - start
-
-
 def one(dump: str, rounds: int, plain: Path, size: int) -> None:
     """One dump in this process; prints a JSON line. The readings are taken in turns with the maps."""
     target = Target(open_source(dump))
     guest = target.domain()
     maps, wholes, batches, runs = [], [], [], 0
     for _ in range(rounds):
-        wholes.append(plain_reading(plain, size, size // 8))
-        batches.append(plain_reading(plain, size, BATCH))
+        wholes.append(reading(plain, size, size // 8))
+        batches.append(reading(plain, size, BATCH))
     memory = Anonymous()
     for _ in range(rounds):
         pages = target.source.counters.pages

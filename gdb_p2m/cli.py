@@ -92,7 +92,7 @@ def main_parser() -> Parser:
         usage="gdb-p2m VERB DUMP [options]",
         description="Decode and check the P2M of Xen guests in crash dumps. In GDB: p2m VERB.",
         epilog=f"verbs:\n{listed}\n{extra}\n\n`gdb-p2m VERB --help` explains one, with an example.\n"
-        "exit codes: 0 fine, 1 check found errors or diff differences, 2 wrong usage, 3 the input cannot be read or understood",
+        "exit codes: 0 fine, 1 check found errors, diff differences or compare disagreements, 2 wrong usage, 3 the input cannot be read or understood",
     )
     parser.add_argument("--version", action="version", version=f"gdb-p2m {__version__}")
     parser.add_argument("verb", metavar="VERB")

@@ -179,6 +179,34 @@ class Mapping:
         return kinds, frames
 
 
+FRAMES_AT_ONCE = 1 << 20
+"""Frames per step of what looks at each: arrays of 8 MiB, whatever the size of the guest."""
+
+
+def own_frames(mapping: Mapping) -> Iterator[tuple[FrameArray, FrameArray]]:
+    """(PFNs, MFNs) of all `mfn` runs, in batches."""
+    runs = mapping.kind == Kind.MFN
+    return batches(mapping.start[runs], mapping.count[runs], mapping.frame[runs])
+
+
+def batches(
+    start: FrameArray, count: FrameArray, frame: FrameArray, size: int = FRAMES_AT_ONCE
+) -> Iterator[tuple[FrameArray, FrameArray]]:
+    """(numbers, frames) of runs, expanded in order, `size` at a time."""
+    ends = np.cumsum(count)
+    total = int(ends[-1]) if len(ends) else 0
+    for a in range(0, total, size):
+        b = min(a + size, total)
+        i, j = int(np.searchsorted(ends, a, "right")), int(np.searchsorted(ends, b, "left"))
+        part = slice(i, j + 1)
+        skip = np.zeros(j + 1 - i, dtype=np.int64)
+        skip[0] = a - (int(ends[i]) - int(count[i]))
+        take = count[part] - skip
+        take[-1] -= int(ends[j]) - b
+        ramp = _ramp(take)
+        yield np.repeat(start[part] + skip, take) + ramp, np.repeat(frame[part] + skip, take) + ramp
+
+
 def _ramp(counts: FrameArray) -> FrameArray:
     """0..c-1 for every c of counts, concatenated."""
     total = int(counts.sum())

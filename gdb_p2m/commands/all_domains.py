@@ -13,6 +13,8 @@ from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.guest import LinuxGuest, require_p2m
 from gdb_p2m.target import Target
 
+NO_KERNEL = "no kernel of a PV guest was found in it"
+NOT_PV = "an HVM or PVH domain: it has no P2M of its own"
 HELP = "every domain of the machine, one after the other"
 
 
@@ -32,10 +34,18 @@ def wanted(ctx: Context, args: argparse.Namespace) -> bool:
 
 @dataclass
 class Together:
-    """The reports of all domains. failed: (domain id, why it could not be read)."""
+    """The reports of all domains. failed: (domain id, why it could not be read).
+
+    broken: how many of `failed` are PV guests that should have been read, and so make the answer partial.
+    """
 
     reports: list[tuple[int | None, Report]] = field(default_factory=list)
     failed: list[tuple[int | None, str]] = field(default_factory=list)
+    broken: int = 0
+
+    def exit_code(self, found: int) -> int:
+        """What was found, or 3 where a domain could not be read: CSV, SARIF and JUnit do not show that."""
+        return found or (3 if self.broken else 0)
 
     def blocks(self) -> Iterator[Block]:
         """Everything for people, with a heading before each domain."""
@@ -73,10 +83,16 @@ def run_all(ctx: Context, run: Callable[[Context], Report]) -> Together:
                     raise
                 except P2mError as e:
                     together.failed.append((domain.id, e.message))
+                    together.broken += 1
+                    ctx.target.notices.append(f"{title(domain.id)} cannot be read: {e.message}")
             step(done + 1)
     if not together.reports and together.failed:
         raise P2mError(f"no domain can be read: {together.failed[0][1]}", hint="`domains` shows what was found and how")
-    together.failed += _not_guests(ctx.target)
+    for number, why, pv in _not_guests(ctx.target):
+        together.failed.append((number, why))
+        if pv:
+            together.broken += 1
+            ctx.target.notices.append(f"{title(number)} cannot be read: {why}")
     return together
 
 
@@ -87,8 +103,8 @@ def context_of(ctx: Context, domain: Domain) -> Context:
     return one
 
 
-def _not_guests(target: Target) -> list[tuple[int | None, str]]:
-    """Domains that Xen knows, but whose P2M nothing here can read."""
+def _not_guests(target: Target) -> list[tuple[int | None, str, bool]]:
+    """Domains that Xen knows, but whose P2M nothing here can read: id, why, and whether it is a PV guest."""
     if target.is_riscv:
         return []
     try:
@@ -97,7 +113,7 @@ def _not_guests(target: Target) -> list[tuple[int | None, str]]:
         return []
     seen = {g.id for g in target.all_guests}
     return [
-        (d.id, "no kernel of a PV guest was found in it" if d.kind == "pv" else "an HVM or PVH domain: it has no P2M of its own")
+        (d.id, NO_KERNEL if d.kind == "pv" else NOT_PV, d.kind == "pv")
         for d in known
         if d.id not in seen
     ]

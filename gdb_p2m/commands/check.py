@@ -61,7 +61,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     total = {key: sum(c[key] for c in counts) for key in counts[0]} if counts else {}
     report = Report(
         {"schema": "gdb-p2m/check/1", "summary": total, **together.json()},
-        exit_code=1 if total.get("errors") else 0,
+        exit_code=together.exit_code(1 if total.get("errors") else 0),
         extra={"sarif": lambda: all_domains.sarif_of(together), "junit": lambda: all_domains.junit_of(together)},
     )
     report.blocks.extend(together.blocks())

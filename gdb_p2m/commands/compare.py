@@ -9,7 +9,7 @@ import numpy as np
 
 from gdb_p2m.commands import all_domains
 from gdb_p2m.commands.base import Cell, Context, Report, Verb, hexa
-from gdb_p2m.errors import NotUnderstood, P2mError
+from gdb_p2m.errors import NotFound, NotUnderstood, P2mError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.structures.hypervisor import Hypervisor
@@ -48,7 +48,7 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     if not all_domains.wanted(ctx, args):
         return _run(ctx)
     together = all_domains.run_all(ctx, _run)
-    code = max((r.exit_code for _, r in together.reports), default=0)
+    code = together.exit_code(max((r.exit_code for _, r in together.reports), default=0))
     report = Report({"schema": "gdb-p2m/compare/1", **together.json()}, exit_code=code)
     report.blocks.extend(together.blocks())
     return report
@@ -62,7 +62,10 @@ def _run(ctx: Context) -> Report:
     with ctx.target.timing.stage("compare"):
         _maps(ctx, result)
         _frames(ctx, result)
-    foreign, others = _foreign(ctx, result.own)
+    if all(c.reason for c in result.views):
+        why = "; ".join(f"{TITLES[c.view]}: {c.reason}" for c in result.views)
+        raise NotFound(f"there is nothing to compare the guest's P2M with: {why}", hint="a dump of the whole machine has it")
+    foreign, others, unseen = _foreign(ctx, result.own)
     data: dict[str, Any] = {
         "schema": "gdb-p2m/compare/1",
         "domain": guest.id,
@@ -75,10 +78,14 @@ def _run(ctx: Context) -> Report:
         "disagreeing_runs": result.runs,
         "foreign": foreign,
         "mapped_by_others": others,
+        "unseen": unseen,
     }
     report = Report(data, exit_code=1 if result.runs else 0)
     _text(report, result)
     _foreign_text(report, foreign, others)
+    for one in unseen:
+        who = "other domains map" if one["domain"] is None else f"domain {one['domain']} maps"
+        report.text(f"What {who} is not all known: {one['reason']}")
     return report
 
 
@@ -129,24 +136,33 @@ def _names(xen: Hypervisor) -> dict[int, str]:
 # -- grants and foreign maps ----------------------------------------------------------------------------------
 
 
-def _foreign(ctx: Context, own: Mapping) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(this domain's foreign entries with the owner of each frame, other domains' foreign entries of its frames)."""
+def _foreign(ctx: Context, own: Mapping) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """(this domain's foreign entries with the owner of each frame, other domains' foreign entries of its frames).
+
+    The third: domains whose entries could not be seen, or not all of them, and why.
+    """
     frames = MachineFrames(ctx.target, ctx.views, ctx.progress)
     mine = [_foreign_json(frames, pfn, mfn) for pfn, mfn in _foreign_entries(own)]
     if ctx.target.source.info.core_table is not None:
-        return mine, []
+        return mine, [], [{"domain": None, "reason": "a core of one domain holds no other"}]
     theirs: list[dict[str, Any]] = []
+    unseen: list[dict[str, Any]] = []
+    if len(mine) == MAX_FOREIGN:
+        unseen.append({"domain": ctx.guest.id, "reason": f"only the first {MAX_FOREIGN:,} foreign entries are looked up"})
     for guest in ctx.target.all_guests:
         if guest is ctx.guest:
             continue
         try:
             entries = _foreign_entries(frames.mapping(guest))
-        except P2mError:
+        except P2mError as e:
+            unseen.append({"domain": guest.id, "reason": e.message})
             continue
+        if len(entries) == MAX_FOREIGN:
+            unseen.append({"domain": guest.id, "reason": f"only its first {MAX_FOREIGN:,} foreign entries were looked at"})
         for (pfn, mfn), place in zip(entries, _own_pfns(own, [mfn for _, mfn in entries]), strict=True):
             if place >= 0:
                 theirs.append({"domain": guest.id, "pfn": pfn, "frame": mfn, "own_pfn": place})
-    return mine, theirs
+    return mine, theirs, unseen
 
 
 def _own_pfns(own: Mapping, mfns: list[int]) -> list[int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import locale
-import os
 import shutil
 import sys
 
 from gdb_p2m.commands.base import Context, Report, Verb
-from gdb_p2m.errors import P2mError, UsageError
+from gdb_p2m.commands.output_files import output_file, refuse_to_overwrite
+from gdb_p2m.errors import UsageError
 from gdb_p2m.pictures.model import DEFAULT_BOXES, DEFAULT_ROWS, Options, Picture
 from gdb_p2m.pictures.registry import picture_of
 from gdb_p2m.units import parse_number
@@ -86,33 +86,8 @@ def _write_svg(ctx: Context, picture: Picture, out: str, force: bool) -> None:
     from gdb_p2m.render.picture_svg import picture_svg
 
     refuse_to_overwrite(ctx, out, force)
-    write_file(out, picture_svg(picture).encode())
-
-
-def refuse_to_overwrite(ctx: Context, out: str, force: bool) -> None:
-    """Raise UsageError when `out` is an input, or is there and --force was not given."""
-    if not os.path.exists(out):
-        return
-    inputs = (ctx.target.source.info.path, ctx.target.kernel_path, ctx.target.xen_path)
-    for given in inputs:
-        if given is not None and os.path.exists(given) and os.path.samefile(out, given):
-            raise UsageError(f"{out} is an input, it is not overwritten", hint="name another output file")
-    if not force:
-        raise UsageError(f"{out} is there already", hint="choose another name or use --force")
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Write a file aside and rename it when it is complete. Raises P2mError."""
-    aside = f"{path}.part"
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-        os.replace(aside, path)
-    except OSError as e:
-        raise P2mError(f"{path}: cannot be written: {e.strerror}") from None
-    finally:
-        if os.path.exists(aside):
-            os.unlink(aside)
+    with output_file(out) as file:
+        file.write(picture_svg(picture).encode())
 
 
 VERB = Verb(

@@ -6,13 +6,12 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 from gdb_p2m.commands import all_domains
 from gdb_p2m.commands.base import Context, Report, Verb
 from gdb_p2m.commands.excerpt_code import record_code
 from gdb_p2m.commands.excerpt_x86 import guest_note, record_hypervisor
+from gdb_p2m.commands.output_files import output_file
 from gdb_p2m.errors import P2mError, UsageError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.layout.code import LINUX_CODE
@@ -201,43 +200,6 @@ def _code(guest: LinuxGuest) -> str:
     lines = record_code(linux_code(guest.space), guest.names, LINUX_CODE, noted)
     return "".join(f"{line}\n" for line in lines)
 
-
-@contextmanager
-def output_file(path: str) -> Iterator[BinaryIO]:
-    """OUT as a binary file, compressed by its name; written aside and renamed when complete."""
-    if path == "-":
-        import sys
-
-        yield sys.stdout.buffer
-        return
-    aside = f"{path}.part"
-    try:
-        with open(aside, "wb") as raw:
-            if path.endswith(".zst"):
-                import zstandard
-
-                with zstandard.ZstdCompressor(level=19).stream_writer(raw, closefd=False) as packed:
-                    yield cast(BinaryIO, packed)
-            elif path.endswith(".xz"):
-                import lzma
-
-                # Records of 32 bytes that differ little from the one before: the frame table, and the M2P's words.
-                filters = [{"id": lzma.FILTER_DELTA, "dist": 32}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
-                with lzma.LZMAFile(raw, "wb", format=lzma.FORMAT_XZ, filters=filters) as squeezed:
-                    yield cast(BinaryIO, squeezed)
-            elif path.endswith(".gz"):
-                import gzip
-
-                with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as zipped:
-                    yield cast(BinaryIO, zipped)
-            else:
-                yield raw
-        os.replace(aside, path)
-    except OSError as e:
-        raise P2mError(f"{path}: cannot be written: {e.strerror}") from None
-    finally:
-        if os.path.exists(aside):
-            os.unlink(aside)
 
 
 VERB = Verb(

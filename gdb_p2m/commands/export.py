@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gdb_p2m.commands.base import Context, Report, Verb
-from gdb_p2m.commands.excerpt import output_file
+from gdb_p2m.commands.output_files import output_file, refuse_to_overwrite
 from gdb_p2m.errors import NotSupported, P2mError, UsageError
 from gdb_p2m.mapping import Kind, Mapping
 from gdb_p2m.units import human_size, thousands
@@ -67,11 +67,7 @@ def _refuse(path: str, ctx: Context, args: argparse.Namespace) -> None:
     """Raise UsageError unless `path` is a file that may be written."""
     if path == "-":
         raise UsageError("an export is a file, not standard output", hint="`map --format csv` prints the runs")
-    for given in (ctx.target.source.info.path, args.kernel, args.xen):
-        if given and os.path.exists(given) and os.path.exists(path) and os.path.samefile(given, path):
-            raise UsageError(f"{path} is an input, it is only read", hint="choose another name")
-    if os.path.exists(path) and not args.force:
-        raise UsageError(f"{path} is there already", hint="choose another name or use --force")
+    refuse_to_overwrite(ctx, path, args.force)
 
 
 def _written(report: Report, what: str, path: str, **facts: Any) -> int:

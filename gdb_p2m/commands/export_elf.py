@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gdb_p2m.commands.base import Context
-from gdb_p2m.commands.excerpt import output_file
+from gdb_p2m.commands.output_files import output_file
 from gdb_p2m.errors import NotUnderstood, P2mError, Unreadable, UsageError
 from gdb_p2m.guest import LinuxGuest
 from gdb_p2m.mapping import Kind, Mapping

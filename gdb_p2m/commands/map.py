@@ -41,7 +41,11 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     if not all_domains.wanted(ctx, args):
         return _run(ctx, args)
     together = all_domains.run_all(ctx, lambda one: _run(one, args))
-    report = Report({"schema": "gdb-p2m/map/1", **together.json()}, extra={"csv": lambda: all_domains.csv_of(together)})
+    report = Report(
+        {"schema": "gdb-p2m/map/1", **together.json()},
+        exit_code=together.exit_code(0),
+        extra={"csv": lambda: all_domains.csv_of(together)},
+    )
     report.blocks.extend(together.blocks())
     return report
 

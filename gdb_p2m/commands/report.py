@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdb_p2m.commands.base import Context, Report, Verb
-from gdb_p2m.commands.draw import refuse_to_overwrite, write_file
+from gdb_p2m.commands.output_files import output_file, refuse_to_overwrite
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def run(ctx: Context, args: argparse.Namespace) -> Report:
     if out == "-":
         report.extra["text"] = lambda: page.html
         return report
-    write_file(out, data)
+    with output_file(out) as file:
+        file.write(data)
     lacking = "".join(f"\n{name}: not shown: {why}" for name, why in page.sections.items())
     found = f"{page.findings} finding" + ("" if page.findings == 1 else "s")
     report.text(f"{out}: a page about {page.title}: {page.runs:,} runs, {found}{lacking}")

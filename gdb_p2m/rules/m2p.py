@@ -8,33 +8,12 @@ import numpy as np
 
 from gdb_p2m.errors import P2mError
 from gdb_p2m.layout.xen_x86 import DOMID_FIRST_RESERVED
-from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.mapping import Kind, own_frames
 from gdb_p2m.rules.base import CannotCheck, Findings, NotApplicable, Rule, RuleContext, unread_pfns
 from gdb_p2m.structures.hypervisor import Hypervisor
 from gdb_p2m.structures.m2p import meaning
 from gdb_p2m.structures.x86_frame_table import NO_OWNER, NOT_KNOWN, NoFrameTable
 from gdb_p2m.units import FrameArray
-
-BATCH = 1 << 20
-"""Frames compared per step: 8 MiB arrays, so memory stays bounded whatever the size of the guest."""
-
-
-def own_frames(mapping: Mapping) -> Iterator[tuple[FrameArray, FrameArray]]:
-    """(pfns, mfns) of all `mfn` runs, expanded in batches."""
-    runs = np.flatnonzero(mapping.kind == Kind.MFN)
-    start, count, frame = mapping.start[runs], mapping.count[runs], mapping.frame[runs]
-    ends = np.cumsum(count)
-    total = int(ends[-1]) if len(ends) else 0
-    for a in range(0, total, BATCH):
-        b = min(a + BATCH, total)
-        i, j = int(np.searchsorted(ends, a, "right")), int(np.searchsorted(ends, b, "left"))
-        part = slice(i, j + 1)
-        skip = np.zeros(j + 1 - i, dtype=np.int64)
-        skip[0] = a - (int(ends[i]) - int(count[i]))
-        take = count[part] - skip
-        take[-1] -= int(ends[j]) - b
-        ramp = np.arange(b - a) - np.repeat(np.cumsum(take) - take, take)
-        yield np.repeat(start[part] + skip, take) + ramp, np.repeat(frame[part] + skip, take) + ramp
 
 
 def _agrees(ctx: RuleContext, found: Findings) -> None:

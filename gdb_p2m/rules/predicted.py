@@ -14,9 +14,8 @@ import numpy as np
 
 from gdb_p2m.errors import P2mError
 from gdb_p2m.layout.e820 import SECTION_PAGES
-from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.mapping import Kind, Mapping, own_frames
 from gdb_p2m.rules.base import CannotCheck, RuleContext
-from gdb_p2m.rules.m2p import own_frames
 from gdb_p2m.structures.e820 import E820Map, read_e820
 from gdb_p2m.units import PAGE_SIZE, FrameArray, KindArray
 from gdb_p2m.views.leaves import Backing, BackingArray

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from gdb_p2m.mapping import batches
 from gdb_p2m.progress import Progress, no_progress
 from gdb_p2m.sources.base import Mask, Note, Pages, Source
 from gdb_p2m.sources.elf_writer import PN_XNUM, note_bytes
@@ -42,13 +43,7 @@ class PageRuns:
 
     def batches(self, size: int) -> Iterator[tuple[FrameArray, FrameArray]]:
         """(PFNs, MFNs) of all pages in order, `size` at a time."""
-        ends = np.cumsum(self.count)
-        total = int(ends[-1]) if len(ends) else 0
-        for a in range(0, total, size):
-            at = np.arange(a, min(a + size, total), dtype=np.int64)
-            i = np.searchsorted(ends, at, side="right")
-            inside = at - (ends[i] - self.count[i])
-            yield self.pfn[i] + inside, self.mfn[i] + inside
+        return batches(self.pfn, self.count, self.mfn, size)
 
     def segments(self) -> list[tuple[int, int]]:
         """(first PFN, pages) of stretches of consecutive PFNs, wherever their frames lie."""

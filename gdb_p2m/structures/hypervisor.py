@@ -15,7 +15,7 @@ from gdb_p2m.sources.base import Source
 from gdb_p2m.spaces import pv_roots
 from gdb_p2m.spaces.pv_roots import Root
 from gdb_p2m.spaces.virtual import VirtualSpace
-from gdb_p2m.structures.x86_frame_table import NO_OWNER, NOT_KNOWN, NoFrameTable, X86FrameTable
+from gdb_p2m.structures.x86_frame_table import NoFrameTable, X86FrameTable
 from gdb_p2m.units import PAGE_SHIFT, FrameArray, MachineAddress, Mfn
 
 if TYPE_CHECKING:
@@ -62,17 +62,6 @@ class Hypervisor:
         """The domain that owns frame `mfn`; None when none does, or its record cannot be read."""
         owners, ok = self.frames.owners(np.array([mfn], dtype=np.int64))
         return self.domains.by_frame(int(owners[0])) if ok[0] and owners[0] > 0 else None
-
-    def owner_words(self, mfn: int) -> str:
-        """The same for people."""
-        owners, ok = self.frames.owners(np.array([mfn], dtype=np.int64))
-        owner = int(owners[0])
-        if not ok[0]:
-            return "not known: its record in the frame table cannot be read"
-        if owner in (NO_OWNER, NOT_KNOWN):
-            return "nobody" if owner == NO_OWNER else "no such frame"
-        domain = self.domains.by_frame(owner)
-        return domain.name if domain else f"an unknown domain (struct domain at frame {owner:#x})"
 
     def roots(self) -> Iterator[Root]:
         """A page-table root that maps a kernel for every PV domain, in order of frame, by the types in the frame table."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gdb_p2m.mapping import Kind, Mapping
+from gdb_p2m.mapping import Kind, Mapping, batches, own_frames
 from gdb_p2m.sources.base import Mask
 from gdb_p2m.structures.m2p import M2p, meaning
 from gdb_p2m.structures.x86_frame_table import X86FrameTable
@@ -20,8 +20,6 @@ from gdb_p2m.units import FrameArray
 from gdb_p2m.views.base import View
 from gdb_p2m.views.leaves import Backing
 
-BATCH = 1 << 20
-"""Frames per step: arrays of 8 MiB."""
 MAX_LISTED = 10_000
 """Disagreeing runs that are kept; the rest is counted."""
 RULES = {"list-list": "FLL-004", "m2p": "M2P-001", "owner": "M2P-002", "owned frames": "M2P-003", "core-table": None}
@@ -68,6 +66,11 @@ class Comparison:
     runs: int = 0
     bad: list[FrameArray] = field(default_factory=list)
     doubtful: list[FrameArray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """What the guest's own view cannot tell agrees with nothing."""
+        blind = (self.own.kind == Kind.UNREADABLE) | (self.own.kind == Kind.CORRUPT)
+        self.doubt(self.own.start[blind], self.own.count[blind])
 
     def note(self, start: FrameArray, count: FrameArray) -> list[int]:
         """Count disagreeing runs; the indices of those that there is room to keep."""
@@ -120,14 +123,18 @@ def compare_map(result: Comparison, other: Mapping, own_view: View, per_page: in
     other_kinds, other_frames = _at(other, cuts)
     same = (kinds == other_kinds) & (frames == other_frames)
     if other.view == "core-table":
-        same |= (kinds != Kind.MFN) & (other_kinds == Kind.MISSING)
+        same |= (kinds != Kind.MFN) & (kinds != Kind.CORRUPT) & (other_kinds == Kind.MISSING)
     else:
         identity = by_page[np.searchsorted(page_edges, cuts, side="right") - 1]
         same |= (kinds == Kind.IDENTITY) & (other_kinds == Kind.MISSING) & identity
     unknown = (kinds == Kind.UNREADABLE) | (other_kinds == Kind.UNREADABLE)
     unknown |= (kinds == Kind.CORRUPT) & (other_kinds == Kind.CORRUPT)  # the same nonsense is no agreement
+    if other.view == "core-table":
+        unknown |= (kinds == Kind.CORRUPT) & (other_kinds == Kind.MISSING)  # it lists frames, and there may be none
     bad = np.flatnonzero(~same & ~unknown)
     compared.unknown = int(count[unknown].sum()) + own.limit - limit
+    if limit < own.limit:
+        result.doubt(np.array([limit]), np.array([own.limit - limit]))
     compared.disagree = int(count[bad].sum())
     compared.agree = limit - int(count[unknown].sum()) - compared.disagree
     result.doubt(cuts[unknown], count[unknown])
@@ -173,22 +180,11 @@ def _words(mapping: Mapping, at: int, count: int) -> str:
 # -- what speaks of frames ------------------------------------------------------------------------------------
 
 
-def batches(start: FrameArray, count: FrameArray, frame: FrameArray) -> Iterator[tuple[FrameArray, FrameArray]]:
-    """(numbers, frames) of runs, expanded in steps of BATCH at most."""
-    ends = np.cumsum(count)
-    total = int(ends[-1]) if len(ends) else 0
-    for a in range(0, total, BATCH):
-        at = np.arange(a, min(a + BATCH, total), dtype=np.int64)
-        i = np.searchsorted(ends, at, side="right")
-        skip = at - (ends - count)[i]
-        yield start[i] + skip, frame[i] + skip
-
-
 def compare_m2p(result: Comparison, m2p: M2p) -> None:
     """M2P[P2M[pfn]] = pfn, for every frame that the guest calls its own."""
     compared = Compared("m2p", "PFNs")
     result.views.append(compared)
-    for pfns, mfns in _own_frames(result.own):
+    for pfns, mfns in own_frames(result.own):
         values, ok = m2p.lookup(mfns)
         bad = ok & (values != pfns.astype(np.uint64))
         _tally(result, compared, pfns, bad, ok)
@@ -203,7 +199,7 @@ def compare_owner(result: Comparison, table: X86FrameTable, owner: int, name: di
     """The frame table names this domain for every frame that the guest calls its own. owner: its struct domain's frame."""
     compared = Compared("owner", "PFNs")
     result.views.append(compared)
-    for pfns, mfns in _own_frames(result.own):
+    for pfns, mfns in own_frames(result.own):
         owners, ok = table.owners(mfns)
         bad = ok & (owners != owner)
         _tally(result, compared, pfns, bad, ok)
@@ -239,11 +235,6 @@ def compare_owned(result: Comparison, table: X86FrameTable, owner: int, m2p: M2p
         for a, n in _runs(result, pfns, bad, frames - pfns):
             last = "" if n == 1 else f"..{int(frames[a]) + n - 1:#x}"
             _add(result, pfns, a, n, "owned frames", f"MFN {int(frames[a]):#x}{last} is the domain's and named so by the M2P")
-
-
-def _own_frames(own: Mapping) -> Iterator[tuple[FrameArray, FrameArray]]:
-    runs = own.kind == Kind.MFN
-    return batches(own.start[runs], own.count[runs], own.frame[runs])
 
 
 def _tally(result: Comparison, compared: Compared, pfns: FrameArray, bad: Mask, ok: Mask) -> None:

@@ -111,7 +111,7 @@ class MachineFrames:
         except P2mError as e:
             return Owner(number, name, reason=f"its M2P entry cannot be read: {e.message}")
         if pfn is None:
-            return Owner(number, name, reason="no PFN: a page that Xen shares with it")
+            return Owner(number, name, reason="the M2P gives it no PFN")
         try:
             run = self.mapping(self._guest(number)).lookup(pfn)
         except P2mError as e:

@@ -211,3 +211,17 @@ def test_noise_in_xens_records_ends_in_answers_or_clear_errors(seed: int) -> Non
 
 def test_the_fixture_is_small() -> None:
     assert PATH.stat().st_size < 100 << 10
+
+
+def test_with_nothing_to_compare_with_there_is_an_error_and_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gdb_p2m.errors import NotFound
+    from gdb_p2m.model.build import build
+    from gdb_p2m.model.description import parse
+    from gdb_p2m.structures.m2p import M2p
+    from support.model_memory import source_of
+    from support.places import FIXTURES
+
+    text = (FIXTURES / "models" / "virt-p2m-4tools.model").read_text()
+    monkeypatch.setattr(M2p, "pieces", lambda self: [])
+    with pytest.raises(NotFound, match="nothing to compare"):
+        told(source_of(build(parse(text, "virt-p2m-4tools"))), "compare")

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from gdb_p2m.cli import build_parser
+from gdb_p2m.commands.base import Context
+from gdb_p2m.commands.registry import BY_NAME
 from gdb_p2m.errors import NotFound, UsageError
 from gdb_p2m.layout import xen_x86 as layout
 from gdb_p2m.target import Target
@@ -153,12 +156,22 @@ def test_all_domains_as_csv_sarif_and_junit() -> None:
     assert told(target(), "check --all-domains M2P", "junit").count("<testsuite ") == 4
 
 
+def code_of(on: Target, line: str) -> int:
+    """The exit code of a verb."""
+    name, *words = line.split()
+    args = build_parser(BY_NAME[name], name, False).parse_args(words)
+    return BY_NAME[name].run(Context(on, args.domain), args).exit_code
+
+
 def test_all_domains_and_one_domain_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         told(target(), "map --all-domains --domain 1")
 
 
 def test_a_domain_that_cannot_be_read_does_not_hide_the_others() -> None:
-    together = asked(machine().without(ROOTS[2]), "map --all-domains")
+    on = Target(machine().without(ROOTS[2]))
+    together = asked(on, "map --all-domains")
+    assert any("domain 2 cannot be read" in n for n in on.notices), "CSV and SARIF do not show what is missing"
+    assert [code_of(on, f"{verb} --all-domains") for verb in ("map", "check", "compare")] == [3, 3, 3]
     assert [d["domain"] for d in together["domains"]] == [0, 1, 3]
     assert together["failed"] == [{"domain": 2, "reason": "no kernel of a PV guest was found in it"}]

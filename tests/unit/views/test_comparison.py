@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdb_p2m.mapping import Kind, Mapping, MappingBuilder
+from gdb_p2m.mapping import Kind, Mapping, MappingBuilder, batches
 from gdb_p2m.views import comparison
-from gdb_p2m.views.comparison import Comparison, batches, compare_map, compare_owner
+from gdb_p2m.views.comparison import Comparison, compare_map, compare_owner
 from gdb_p2m.views.leaves import Backing
 
 PER_PAGE, PAGES = 4, 6
@@ -41,6 +41,8 @@ backings = st.lists(st.sampled_from(list(Backing)), min_size=PAGES, max_size=PAG
 def same(one: tuple[Kind, int], two: tuple[Kind, int], by_page: bool, other: str) -> bool | None:
     """What the documents say of one PFN; None: it cannot be told."""
     if Kind.UNREADABLE in (one[0], two[0]) or one[0] is two[0] is Kind.CORRUPT:
+        return None
+    if other == "core-table" and one[0] is Kind.CORRUPT and two[0] is Kind.MISSING:
         return None
     if other == "core-table" and one[0] is not Kind.MFN:
         return two[0] is Kind.MISSING or (one[0] is two[0] and (not one[0].has_frame or one[1] == two[1]))
@@ -106,10 +108,21 @@ def test_listings_are_bounded_and_the_rest_is_counted(monkeypatch) -> None:  # t
     assert (len(result.found), result.runs, result.disagreeing) == (3, 5, 5)
 
 
-def test_batches_expand_runs_in_steps(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(comparison, "BATCH", 4)
+def test_batches_expand_runs_in_steps() -> None:
     start, count, frame = (np.array(x, dtype=np.int64) for x in ([10, 20, 30], [3, 1, 6], [100, 7, 50]))
-    got = [(p, m) for ps, ms in batches(start, count, frame) for p, m in zip(ps.tolist(), ms.tolist(), strict=True)]
+    got = [(p, m) for ps, ms in batches(start, count, frame, 4) for p, m in zip(ps.tolist(), ms.tolist(), strict=True)]
     assert got == [(10, 100), (11, 101), (12, 102), (20, 7), *((30 + i, 50 + i) for i in range(6))]
-    assert all(len(p) <= 4 for p, _ in batches(start, count, frame))
+    assert all(len(p) <= 4 for p, _ in batches(start, count, frame, 4))
     assert list(batches(start[:0], count[:0], frame[:0])) == []
+
+
+def test_what_the_guests_own_view_cannot_tell_agrees_with_nothing() -> None:
+    own = mapping("linear", [(Kind.MFN, 1), (Kind.UNREADABLE, 0), (Kind.CORRUPT, 0), (Kind.MISSING, 0)])
+    assert (Comparison(own).agreeing, Comparison(own).disagreeing) == (2, 0), "also when no other view was asked"
+
+
+def test_pfns_past_the_other_views_end_are_not_known() -> None:
+    own = mapping("linear", [(Kind.MISSING, 0)] * 8)
+    result = Comparison(own)
+    compare_map(result, mapping("list-list", [(Kind.MISSING, 0)] * 4), Slots([Backing.PRIVATE] * 2), PER_PAGE)  # type: ignore[arg-type]
+    assert (result.agreeing, result.views[0].unknown) == (4, 4)
